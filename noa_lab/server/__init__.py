@@ -1,1 +1,59 @@
-"""server."""
+"""Start, watch, join and stop llama-server.
+
+One small watcher process a server: holders connect to it, and the server ends with the last of them. Names load when they are asked
+for, because the watcher imports this package too and has to start quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noa_lab.server._checks import CheckResult, test_server
+    from noa_lab.server._record import ServerRecord
+    from noa_lab.server._serve import attach, serve
+    from noa_lab.server._server import ApiKey, Server
+    from noa_lab.server._settings import ServerSettings
+    from noa_lab.server._status import ServerStatus, find, read_log, servers
+    from noa_lab.server._stop import stop, stop_all
+
+__all__ = [
+    "ApiKey",
+    "CheckResult",
+    "Server",
+    "ServerRecord",
+    "ServerSettings",
+    "ServerStatus",
+    "attach",
+    "find",
+    "read_log",
+    "serve",
+    "servers",
+    "stop",
+    "stop_all",
+    "test_server",
+]
+
+_HOMES = {
+    "ApiKey": "_server",
+    "CheckResult": "_checks",
+    "Server": "_server",
+    "ServerRecord": "_record",
+    "ServerSettings": "_settings",
+    "ServerStatus": "_status",
+    "attach": "_serve",
+    "find": "_status",
+    "read_log": "_status",
+    "serve": "_serve",
+    "servers": "_status",
+    "stop": "_stop",
+    "stop_all": "_stop",
+    "test_server": "_checks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

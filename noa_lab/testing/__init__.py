@@ -1,1 +1,8 @@
-"""testing."""
+"""What tests use in place of the real thing, for speed and for faults: scripted engines and servers.
+
+Each fake is contract-tested against what it imitates; nothing in the product imports this package.
+"""
+
+from noa_lab.testing._scripted import Reply, ScriptedCall, ScriptedEngine
+
+__all__ = ["Reply", "ScriptedCall", "ScriptedEngine"]

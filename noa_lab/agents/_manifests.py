@@ -1,0 +1,197 @@
+"""Manifests: what they say about a project's name, purpose, dependencies and entry points.
+
+Only read, never executed: a `setup.py` is parsed, not run.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noa_lab.agents._digest import Dependency, EntryPoint
+
+__all__ = ["ManifestFacts", "read_manifest"]
+
+MAX_MANIFEST_CHARS = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+
+
+@dataclass(slots=True)
+class ManifestFacts:
+    """What one manifest says; empty where it says nothing."""
+
+    path: str
+    name: str = ""
+    description: str = ""
+    licence: str = ""
+    dependencies: list[Dependency] = field(default_factory=list)
+    entry_points: list[EntryPoint] = field(default_factory=list)
+    warning: str = ""
+
+    def needs(self, requirements: object, ecosystem: str, group: str = "main") -> None:
+        """Take requirements: a list of strings, or names with what is wanted of each."""
+        if isinstance(requirements, Mapping):
+            for name, wanted in requirements.items():
+                self._need(str(name), _wanted(wanted), ecosystem, group)
+        elif isinstance(requirements, Iterable) and not isinstance(requirements, str):
+            for line in requirements:
+                found = _NAME.match(line.strip()) if isinstance(line, str) else None
+                if found:
+                    self._need(found[0].rstrip(".-_"), line.strip()[found.end() :].strip(), ecosystem, group)
+
+    def _need(self, name: str, wanted: str, ecosystem: str, group: str) -> None:
+        if name and len(self.dependencies) < 2000:
+            entry = Dependency(name=name[:200], requirement=wanted[:200], group=group, ecosystem=ecosystem, manifest=self.path)
+            if entry not in self.dependencies[-200:]:
+                self.dependencies.append(entry)
+
+    def starts(self, kind: str, commands: object, *, name: str = "") -> None:
+        """Take entry points: names with their targets, or one target for `name`."""
+        if isinstance(commands, str):
+            commands = {name: commands}
+        if isinstance(commands, Mapping):
+            for key, target in list(commands.items())[:500]:
+                shown_target = str(target.get("reference", "")) if isinstance(target, Mapping) else str(target)
+                self.entry_points.append(EntryPoint(name=str(key)[:200], kind=kind, target=shown_target[:300], path=self.path))
+
+
+def read_manifest(path: str, text: str) -> ManifestFacts | None:
+    """What the manifest at `path` says, or None when the file is no manifest.
+
+    A manifest that cannot be read gives empty facts with a `warning`.
+    """
+    reader = _reader(path)
+    if reader is None:
+        return None
+    facts = ManifestFacts(path)
+    if len(text) > MAX_MANIFEST_CHARS:
+        facts.warning = f"{path} is too large to be read as a manifest."
+        return facts
+    try:
+        reader(text, facts)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError, configparser.Error) as error:
+        facts.warning = f"{path} could not be read as a manifest ({type(error).__name__})."
+    return facts
+
+
+def _reader(path: str) -> Callable[[str, ManifestFacts], None] | None:
+    from noa_lab.agents import _manifests_python as python
+
+    folder, _, name = path.lower().rpartition("/")
+    named = {
+        "pyproject.toml": python.pyproject,
+        "setup.cfg": python.setup_cfg,
+        "setup.py": python.setup_py,
+        "pipfile": python.pipfile,
+        "environment.yml": python.conda,
+        "environment.yaml": python.conda,
+        "package.json": _package_json,
+        "cargo.toml": _cargo,
+        "go.mod": _go_mod,
+        "gemfile": _gemfile,
+        "composer.json": _composer,
+    }
+    if name in named:
+        return named[name]
+    if name.endswith((".txt", ".in")) and (name.startswith("requirements") or folder.rpartition("/")[2] == "requirements"):
+        return python.requirements
+    if name in {"dockerfile", "containerfile"} or name.startswith("dockerfile."):
+        return _dockerfile
+    return None
+
+
+def _wanted(value: object) -> str:
+    if isinstance(value, str):
+        return "" if value == "*" else value
+    if isinstance(value, Mapping):
+        for key in ("version", "git", "path", "url", "workspace"):
+            if key in value:
+                return str(value[key]) if key == "version" else f"{key}: {value[key]}"
+    return ""
+
+
+def text_of(value: object) -> str:
+    """`value` when it is a string, stripped; otherwise empty."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def table(value: Any, *keys: str) -> dict[str, Any]:
+    """The table under `keys`, or an empty one when there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _package_json(text: str, facts: ManifestFacts) -> None:
+    data = table({"": json.loads(text)}, "")
+    facts.name, facts.description = text_of(data.get("name")), text_of(data.get("description"))
+    facts.licence = text_of(data.get("license"))
+    for section, group in (
+        ("dependencies", "main"),
+        ("devDependencies", "dev"),
+        ("peerDependencies", "peer"),
+        ("optionalDependencies", "optional"),
+    ):
+        facts.needs(data.get(section), "npm", group)
+    facts.starts("command", data.get("bin"), name=facts.name)
+    facts.starts("main", data.get("main"), name=facts.name)
+    facts.starts("task", data.get("scripts"))
+
+
+def _cargo(text: str, facts: ManifestFacts) -> None:
+    data = tomllib.loads(text)
+    package = table(data, "package")
+    facts.name, facts.description = text_of(package.get("name")), text_of(package.get("description"))
+    facts.licence = text_of(package.get("license"))
+    facts.needs(data.get("dependencies"), "cargo")
+    facts.needs(data.get("dev-dependencies"), "cargo", "dev")
+    facts.needs(data.get("build-dependencies"), "cargo", "build")
+    facts.needs(table(data, "workspace").get("dependencies"), "cargo", "workspace")
+    binaries = data.get("bin")
+    for binary in binaries if isinstance(binaries, list) else []:
+        facts.starts("program", {text_of(binary.get("name")): text_of(binary.get("path"))})
+
+
+def _go_mod(text: str, facts: ManifestFacts) -> None:
+    inside = False
+    for raw in text.splitlines():
+        line, _, comment = raw.partition("//")
+        words = line.split()
+        if not words:
+            continue
+        if words[0] == "module" and len(words) > 1:
+            facts.name = words[1]
+        elif words[0] == "require" and words[1:] == ["("]:
+            inside = True
+        elif words[0] == ")":
+            inside = False
+        elif words[0] == "require" or inside:
+            name, *version = words[1:] if words[0] == "require" else words
+            facts.needs({name: " ".join(version)}, "go", "indirect" if "indirect" in comment else "main")
+
+
+def _gemfile(text: str, facts: ManifestFacts) -> None:
+    for match in re.finditer(r"""(?m)^[ \t]{0,20}gem[ \t(]{1,9}["']([\w.-]{1,100})["'](?:,[ \t]{0,9}["']([^"'\n]{1,60})["'])?""", text):
+        facts.needs({match[1]: match[2] or ""}, "ruby")
+
+
+def _composer(text: str, facts: ManifestFacts) -> None:
+    data = table({"": json.loads(text)}, "")
+    facts.name, facts.description = text_of(data.get("name")), text_of(data.get("description"))
+    facts.needs(data.get("require"), "php")
+    facts.needs(data.get("require-dev"), "php", "dev")
+
+
+def _dockerfile(text: str, facts: ManifestFacts) -> None:
+    """The last ENTRYPOINT and the last CMD count, as in docker."""
+    found: dict[str, str] = {}
+    for line in text.replace("\\\r\n", " ").replace("\\\n", " ").splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word.upper() in {"ENTRYPOINT", "CMD"}:
+            found[word.upper()] = " ".join(rest.split())
+    facts.starts("container", found)

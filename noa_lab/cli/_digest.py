@@ -1,0 +1,30 @@
+"""`noa-lab digest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from noa_lab.cli._terminal import TerminalReport, print_json
+from noa_lab.workbench import Lab
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--model", help="Catalogue name, reference or path (default: the default model).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def digest(path: Path, model: str | None, as_json: bool) -> None:
+    """What the repository at PATH is: facts by code, purpose and components by the model."""
+    from noa_lab.agents import DigestAgent
+
+    report = TerminalReport()
+    with Lab().serve(model, report=report) as server, server.engine() as engine:
+        found = DigestAgent(engine).analyze_repository(path, report=report)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        click.echo(found.as_markdown())
+
+
+COMMANDS: tuple[click.Command, ...] = (digest,)

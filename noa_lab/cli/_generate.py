@@ -1,0 +1,92 @@
+"""`noa-lab generate | chat`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from noa_lab.cli._terminal import TerminalReport, print_json
+from noa_lab.inference import ChatMessage, InferenceConfig
+from noa_lab.workbench import Lab
+
+DEFAULT_TOKENS = 200
+QUIT = {"/quit", "/exit", "/bye"}
+
+
+def _config(max_tokens: int, temperature: float | None, seed: int | None) -> InferenceConfig:
+    given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    return InferenceConfig(**{name: value for name, value in given.items() if value is not None})
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--model", help="Catalogue name, reference or path (default: the default model).")
+@click.option("--max-tokens", default=DEFAULT_TOKENS, show_default=True, type=int, help="Most tokens to generate.")
+@click.option("--temperature", type=float, help="0 is greedy (default: 0.7).")
+@click.option("--seed", type=int, help="Seed of the sampler (default: drawn, and reported).")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole completion as JSON.")
+def generate(
+    prompt: str, model: str | None, max_tokens: int, temperature: float | None, seed: int | None, as_json: bool
+) -> None:
+    """Continue PROMPT, as raw text, and print it as it comes."""
+    config = _config(max_tokens, temperature, seed)
+    with Lab().serve(model, report=TerminalReport()) as server, server.engine() as engine:
+        stream = engine.stream(prompt, config)
+        for piece in stream:
+            if not as_json:
+                click.echo(piece, nl=False)
+        if not as_json:
+            click.echo()
+            return
+        result = stream.result
+    print_json(
+        {
+            "text": result.text,
+            "model": result.model,
+            "finish_reason": result.finish_reason,
+            "prompt_tokens": result.prompt_tokens,
+            "cached_tokens": result.cached_tokens,
+            "completion_tokens": result.completion_tokens,
+            "truncated": result.truncated,
+            "seed": result.seed,
+            "ttft_ms": result.timings.ttft_ms,
+            "total_ms": result.timings.total_ms,
+        }
+    )
+
+
+@click.command()
+@click.option("--model", help="Catalogue name, reference or path (default: the default model).")
+@click.option("--system", default="", help="An instruction that stands over the conversation.")
+@click.option("--max-tokens", default=DEFAULT_TOKENS, show_default=True, type=int, help="Most tokens for one answer.")
+@click.option("--temperature", type=float, help="0 is greedy (default: 0.7).")
+@click.option("--seed", type=int, help="Seed of the sampler.")
+def chat(model: str | None, system: str, max_tokens: int, temperature: float | None, seed: int | None) -> None:
+    """Talk to a model in the terminal; /quit or Ctrl-D ends it, Ctrl-C stops an answer."""
+    config = _config(max_tokens, temperature, seed)
+    messages = [ChatMessage.system(system)] if system else []
+    with Lab().serve(model, report=TerminalReport()) as server, server.engine() as engine:
+        click.echo(f"{engine.model_name} · /quit ends")
+        while True:
+            try:
+                said = click.prompt("you", prompt_suffix="> ")
+            except click.Abort:
+                break
+            if said.strip() in QUIT:
+                break
+            messages.append(ChatMessage.user(said))
+            answer = ""
+            stream = engine.stream(messages, config)
+            try:
+                for piece in stream:
+                    answer += piece
+                    click.echo(piece, nl=False)
+            except KeyboardInterrupt:
+                stream.close()
+                click.echo(" [stopped]", nl=False)
+            click.echo()
+            messages.append(ChatMessage.assistant(answer))
+
+
+COMMANDS: tuple[click.Command, ...] = (generate, chat)

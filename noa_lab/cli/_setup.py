@@ -1,0 +1,94 @@
+"""`noa-lab check | install | runtimes | lab`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from noa_lab.cli._terminal import TerminalReport, print_json, print_table
+from noa_lab.errors import BadInput
+from noa_lab.runtime import Runtime
+from noa_lab.workbench import Lab
+
+START_NOTEBOOK = "00_start_here.ipynb"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
+    """What this machine has and what is missing."""
+    report = Lab().check()
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        click.echo(str(report))
+    if not report.ok:
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def install(as_json: bool) -> None:
+    """Build llama.cpp once, verify it with the default model, put it in place."""
+    lab = Lab()
+    runtime = lab.install(report=TerminalReport())
+    model = lab.models.get()
+    if as_json:
+        print_json({"runtime": runtime.as_dict(), "model": model.as_dict()})
+        return
+    click.echo(describe(runtime))
+    click.echo(f"Model    {model.name}, sha256 {model.sha256}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def runtimes(as_json: bool) -> None:
+    """The llama.cpp builds on this machine, the current one first."""
+    found = Lab().runtimes()
+    if as_json:
+        print_json({"runtimes": [runtime.as_dict() for runtime in found]})
+        return
+    rows = [(r.id, r.tag, r.build_number, r.commit, r.backend, r.source, r.threads) for r in found]
+    print_table("", ("id", "tag", "build", "commit", "backend", "source", "threads"), rows)
+
+
+@click.command("lab")
+@click.option("--no-browser", is_flag=True, help="Print the address instead of opening a browser.")
+def jupyter_lab(no_browser: bool) -> None:
+    """Open JupyterLab on the notebooks."""
+    notebooks = next(
+        (folder / "notebooks" for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "notebooks" / START_NOTEBOOK).exists()),
+        None,
+    )
+    if notebooks is None:
+        raise BadInput(
+            f"There is no notebooks/{START_NOTEBOOK} in {Path.cwd()} or above it.",
+            fix="Run this in a checkout of noa_lab, or start `jupyter lab` on your own notebooks.",
+            field="folder",
+            value=str(Path.cwd()),
+        )
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", f"--LabApp.default_url=/lab/tree/{START_NOTEBOOK}"]
+    if no_browser:
+        command.append("--no-browser")
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    if os.name == "nt":
+        import subprocess
+
+        sys.exit(subprocess.call(command))
+    os.execv(sys.executable, command)  # noqa: S606 - JupyterLab takes this process's place, so that Ctrl-C reaches it alone
+
+
+def describe(runtime: Runtime) -> str:
+    """A runtime in two lines: what it is, and how it was built."""
+    flags = " ".join(runtime.flags) or "-"
+    return (
+        f"Runtime  llama.cpp {runtime.tag} (build {runtime.build_number}, commit {runtime.commit}, {runtime.backend}, "
+        f"{runtime.threads} threads)\n         {runtime.compiler}; {flags}"
+    )
+
+
+COMMANDS: tuple[click.Command, ...] = (check, install, runtimes, jupyter_lab)

@@ -1,0 +1,344 @@
+"""The store of runs: one SQLite file that several processes read and write at once."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from noa_lab.errors import BadInput, DiskFull, ExperimentError, NoaLabError, UnknownName
+from noa_lab.experiments._cells import Cell
+from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._store_lease import acquire, holder
+from noa_lab.experiments._store_schema import cells, connect, runs
+
+__all__ = ["Store"]
+
+_NETWORK = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb",
+    "smb2",
+    "smb3",
+    "smbfs",
+    "afpfs",
+    "sshfs",
+    "fuse.sshfs",
+    "webdav",
+    "davfs",
+    "lustre",
+    "ceph",
+}
+_KEYS_AT_ONCE = 500
+_ANSWER = (
+    *("answer", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("executor", "request", "response", "scores"),
+)
+
+Row = Mapping[str, Any]
+
+
+class Store:
+    """Runs and their cells.
+
+    Args:
+        path: The database file; it is made when it does not exist. Its folder must.
+
+    Raises:
+        BadInput: When the file is no database of runs.
+        ExperimentError: When a newer noa_lab wrote it.
+        DiskFull: When the disk is full.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        filesystem = _network_filesystem(self.path)
+        if filesystem is not None:
+            message = f"{self.path} is on a network file system ({filesystem}), where SQLite may lose data when two machines write."
+            warnings.warn(f"{message} Set NOA_LAB_HOME to a local folder.", RuntimeWarning, stacklevel=2)
+        with _translated(self.path):
+            self._engine: Engine = connect(self.path)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections; the next use opens new ones."""
+        self._engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that may write; it is on the disk when the block ends.
+
+        Raises:
+            DiskFull: When the disk is full.
+            ExperimentError: When another process held the database for longer than 30 s, or it cannot be written to.
+        """
+        with _translated(self.path), self._engine.execution_options(write=True).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view of the database; it never waits for a writer."""
+        with _translated(self.path), self._engine.connect() as connection:
+            yield connection
+
+    # Runs
+
+    def add_run(
+        self, grid: Grid, ordered: Sequence[Cell], *, name: str, scorers: Sequence[Row], provenance: Row, fresh: bool
+    ) -> tuple[str, bool]:
+        """The newest run of this grid, or a new one with all its cells pending.
+
+        Args:
+            grid: What to run.
+            ordered: Its cells in the order of execution.
+            name: Name of a new run.
+            scorers: Specifications of its scorers.
+            provenance: What is known before the start.
+            fresh: Make a new run in any case, and never take answers from others.
+
+        Returns:
+            The run's id, and whether it is new.
+        """
+        grid_hash = grid.hash
+        with self.write() as connection:
+            if not fresh:
+                newest = sa.select(runs.c.run_id).where(runs.c.grid_hash == grid_hash)
+                found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).scalar()
+                if found is not None:
+                    return str(found), False
+            run_id = f"r-{secrets.token_hex(4)}"
+            connection.execute(
+                runs.insert().values(
+                    run_id=run_id,
+                    name=name,
+                    grid_hash=grid_hash,
+                    created=time.time(),
+                    state="pending",
+                    grid=grid.as_dict(),
+                    prompts=list(grid.prompts),
+                    models=list(grid.models),
+                    scorers=list(scorers),
+                    provenance=dict(provenance),
+                    reuse=not fresh,
+                )
+            )
+            connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in enumerate(ordered)])
+            return run_id, True
+
+    def lease(self, run_id: str, *, retry_failed: bool = True) -> str:
+        """Become the one that executes a run; see `acquire`.
+
+        Raises:
+            RunBusy: When a living process executes it.
+        """
+        with self.write() as connection:
+            return acquire(connection, run_id, retry_failed=retry_failed)
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """All columns of a run, with `status` and `pid` (of the living process that executes it) added.
+
+        Raises:
+            UnknownName: When there is no such run; the nearest is offered.
+        """
+        with self.read() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).mappings().one_or_none()
+            if row is None:
+                known = connection.execute(sa.select(runs.c.run_id)).scalars().all()
+                raise UnknownName.among("run", run_id, known)
+        return _with_status(dict(row))
+
+    def status(self, run_id: str) -> tuple[str, int | None]:
+        """Status of a run and the pid of the living process that executes it."""
+        columns = [column for column in runs.c if column.name == "state" or column.name.startswith("lease_")]
+        with self.read() as connection:
+            row = connection.execute(sa.select(*columns).where(runs.c.run_id == run_id)).mappings().one()
+        found = _with_status(dict(row))
+        return found["status"], found["pid"]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, newest first, without their grids, with `done`, `failed` and `total` cells added."""
+        left_out = {"grid", "scorers", "provenance"}
+        count = sa.select(cells.c.run_id, cells.c.status, sa.func.count().label("n")).group_by(
+            cells.c.run_id, cells.c.status
+        )
+        with self.read() as connection:
+            columns = [column for column in runs.c if column.name not in left_out]
+            rows = (
+                connection.execute(sa.select(*columns).order_by(runs.c.created.desc(), runs.c.run_id)).mappings().all()
+            )
+            counts: dict[str, dict[str, int]] = {}
+            for run_id, status, number in connection.execute(count):
+                counts.setdefault(run_id, {})[status] = number
+        found = []
+        for row in rows:
+            of_run = counts.get(row["run_id"], {})
+            sums = {"done": of_run.get("done", 0), "failed": of_run.get("failed", 0), "total": sum(of_run.values())}
+            found.append(_with_status(dict(row)) | sums)
+        return found
+
+    def update_run(self, run_id: str, **values: Any) -> None:
+        """Change columns of a run."""
+        with self.write() as connection:
+            connection.execute(runs.update().where(runs.c.run_id == run_id).values(**values))
+
+    # Cells
+
+    def cells(self, run_id: str, ids: Iterable[str] | None = None, *, raw: bool = False) -> list[dict[str, Any]]:
+        """Cells of a run in the grid's order of execution.
+
+        Args:
+            run_id: The run.
+            ids: Only these; None for all.
+            raw: Whether `request` and `response`, the largest columns, are wanted.
+        """
+        columns = [column for column in cells.c if raw or column.name not in {"request", "response"}]
+        query = sa.select(*columns).where(cells.c.run_id == run_id).order_by(cells.c.position)
+        found: list[dict[str, Any]] = []
+        with self.read() as connection:
+            if ids is None:
+                return [dict(row) for row in connection.execute(query).mappings()]
+            for some in _chunks(list(ids)):
+                rows = connection.execute(query.where(cells.c.cell_id.in_(some))).mappings()
+                found += [dict(row) for row in rows]
+        return sorted(found, key=lambda row: int(row["position"]))
+
+    def statuses(self, run_id: str) -> dict[str, str]:
+        """Status of every cell of a run, by cell id."""
+        query = sa.select(cells.c.cell_id, cells.c.status).where(cells.c.run_id == run_id).order_by(cells.c.position)
+        with self.read() as connection:
+            return {row.cell_id: row.status for row in connection.execute(query)}
+
+    def counts(self, run_id: str) -> dict[str, int]:
+        """Number of cells by status; `cached` counts those among the done ones whose answer came from an earlier run."""
+        query = (
+            sa.select(cells.c.status, cells.c.cached, sa.func.count())
+            .where(cells.c.run_id == run_id)
+            .group_by(cells.c.status, cells.c.cached)
+        )
+        found = {"pending": 0, "running": 0, "done": 0, "failed": 0, "cached": 0}
+        with self.read() as connection:
+            for status, cached, number in connection.execute(query):
+                found[status] += number
+                found["cached"] += number if cached else 0
+        return found
+
+    def answers(self, keys: Sequence[str], *, besides: str) -> dict[str, dict[str, Any]]:
+        """Finished answers of other runs to the very same questions.
+
+        Args:
+            keys: Cell keys, see `cell_key`.
+            besides: The run that asks.
+
+        Returns:
+            By key: the columns that make up the answer, and `cached_from`, the run that asked the model. Times are left out: a
+            copied answer took none.
+        """
+        wanted = [cells.c[name] for name in _ANSWER]
+        query = sa.select(cells.c.key, cells.c.run_id, cells.c.cached_from, *wanted).where(
+            cells.c.status == "done", cells.c.run_id != besides
+        )
+        found: dict[str, dict[str, Any]] = {}
+        with self.read() as connection:
+            for some in _chunks(keys):
+                for row in connection.execute(query.where(cells.c.key.in_(some))).mappings():
+                    answer = {name: row[name] for name in _ANSWER}
+                    found[row["key"]] = answer | {"cached_from": row["cached_from"] or row["run_id"]}
+        return found
+
+
+def _new_cell(run_id: str, position: int, cell: Cell) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "cell_id": cell.cell_id,
+        "position": position,
+        "prompt": cell.prompt,
+        "input_id": cell.input_id,
+        "model": cell.model,
+        "sampling": cell.sampling,
+        "repeat": cell.repeat,
+        "seed": cell.seed,
+        "status": "pending",
+        "cached": False,
+    }
+
+
+def _with_status(row: Row) -> dict[str, Any]:
+    pid = holder(row)
+    status = "paused" if row["state"] == "running" and pid is None else row["state"]
+    return {**row, "status": status, "pid": pid}
+
+
+def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _KEYS_AT_ONCE):
+        yield values[start : start + _KEYS_AT_ONCE]
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Names what SQLite reports."""
+    try:
+        yield
+    except NoaLabError:
+        raise
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig)
+        fields = {"path": str(path), "reason": reason}
+        if "disk is full" in reason:
+            raise DiskFull(
+                f"The disk that holds {path} is full.", fix="Free some space, then resume the run.", **fields
+            ) from error
+        if "not a database" in reason or "malformed" in reason:
+            raise BadInput(
+                f"{path} is no readable database of runs: {reason}.",
+                fix="Move it away; a new one is made.",
+                field="path",
+                value=str(path),
+            ) from error
+        if "unable to open" in reason or "readonly" in reason:
+            raise ExperimentError(
+                f"{path} cannot be opened for writing: {reason}.",
+                fix="Check that its folder exists and belongs to you.",
+                **fields,
+            ) from error
+        if "locked" in reason:
+            raise ExperimentError(
+                f"{path} was held by another program for too long.",
+                fix="Try again; what was finished is kept.",
+                **fields,
+            ) from error
+        raise
+
+
+def _network_filesystem(path: Path) -> str | None:
+    """Name of the network file system that `path` is on, or None."""
+    import psutil
+
+    folder = path.absolute().parent
+    best, kind = -1, ""
+    try:
+        for part in psutil.disk_partitions(all=True):
+            mount = Path(part.mountpoint)
+            if folder.is_relative_to(mount) and len(mount.parts) > best:
+                best, kind = len(mount.parts), part.fstype.lower()
+    except OSError:
+        return None  # no table of mounts here: nothing can be said
+    return kind if kind in _NETWORK else None

@@ -1,0 +1,244 @@
+"""HTTP to one llama-server: connections, the key, retries, patience, and errors by their names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from noa_lab.errors import BadInput, ContextOverflow, NoaLabError, RequestRefused, Unreachable
+from noa_lab.inference._loop import background
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Connection", "refusal"]
+
+_KEEP_ALIVE_SECONDS = 4.0
+"""llama-server closes idle connections after 5 s; ours are given up before that."""
+
+_ORPHANS: list[object] = []
+"""Clients of a parent process or a closed loop: kept, because collecting them would touch what is not ours."""
+
+
+class Connection:
+    """A pool of connections to one server. Used on one event loop at a time; a new loop gets a new pool.
+
+    Args:
+        base_url: "http://host:port".
+        api_key: Sent as a bearer token; never shown.
+        patience: Seconds without any sign of life after which a request is given up.
+
+    Raises:
+        BadInput: For an address that cannot be one.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
+        self.base_url = _checked(base_url)
+        self.patience = patience
+        self._api_key = api_key
+        self._client: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __repr__(self) -> str:
+        return f"Connection({self.base_url!r})"
+
+    def _new_client(self) -> httpx.AsyncClient:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        return httpx.AsyncClient(
+            base_url=self.base_url,
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=5.0),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEP_ALIVE_SECONDS
+            ),
+            trust_env=not _loopback(self.base_url),  # a proxy from the environment cannot reach this machine's servers
+        )
+
+    def _pool(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            if self._client is not None:
+                _ORPHANS.append(self._client)
+            self._client, self._loop = self._new_client(), loop
+            background().own(self)
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """Send a request and hand out the response once its status is known and good; leaving closes the connection.
+
+        A pooled connection that the server had closed meanwhile is replaced, once; nothing else is sent twice.
+
+        Raises:
+            Unreachable: When nothing answers.
+            RequestRefused: When the server answers with an error.
+            ContextOverflow: When it says that the prompt does not fit.
+        """
+        content = None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        async with contextlib.AsyncExitStack() as stack:
+            response = await self._send(method, path, content, stack)
+            if response.status_code >= 400:
+                raise refusal(response.status_code, await response.aread(), self.base_url + path)
+            yield response
+
+    async def _send(
+        self, method: str, path: str, content: bytes | None, stack: contextlib.AsyncExitStack
+    ) -> httpx.Response:
+        import httpx
+
+        fresh = False
+
+        async def trace(event: str, _: object) -> None:
+            nonlocal fresh
+            fresh = fresh or event.startswith("connection.connect_")
+
+        client = self._pool()
+        for attempt in range(2):
+            request = client.build_request(
+                method, path, content=content, headers={"Content-Type": "application/json"}, extensions={"trace": trace}
+            )
+            try:
+                response = await client.send(request, stream=True)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                if fresh or attempt:
+                    raise self.unreachable(error) from error
+                client = await stack.enter_async_context(self._new_client())
+            except httpx.TransportError as error:
+                raise self.unreachable(error) from error
+            else:
+                stack.push_async_callback(response.aclose)
+                return response
+        raise AssertionError
+
+    def unreachable(self, error: BaseException | str) -> Unreachable:
+        """The error for a server that does not answer."""
+        reason = str(error) or type(error).__name__
+        return Unreachable(
+            f"Nothing answers at {self.base_url} ({reason}).",
+            fix="Start a server (`noa-lab serve`) or correct the address.",
+            url=self.base_url,
+            reason=reason,
+        )
+
+    async def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask and read the whole JSON answer; raises what `open` raises."""
+        raw = await self.read(method, path, body)
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise self.nonsense(path, raw) from None
+
+    async def read(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """Ask and read the whole answer."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(self.patience), self.open(method, path, body) as response:
+                return await response.aread()
+        except TimeoutError:
+            raise self.unreachable(f"no answer within {self.patience:g} s") from None
+        except httpx.TransportError as error:
+            raise self.unreachable(error) from error
+
+    def nonsense(self, path: str, raw: bytes) -> RequestRefused:
+        """The error for an answer that no llama-server gives."""
+        return RequestRefused(
+            f"{self.base_url}{path} did not answer as llama-server does: {raw[:120].decode(errors='replace')!r}.",
+            fix="Check that the address is a llama-server's.",
+            url=self.base_url + path,
+            status=200,
+            type="not_llama_server",
+        )
+
+    async def alive(self, within: float = 2.0) -> bool:
+        """Whether `/health` says yes within some seconds."""
+        with contextlib.suppress(NoaLabError, TimeoutError):
+            async with asyncio.timeout(within), self.open("GET", "/health"):
+                return True
+        return False
+
+
+def _checked(base_url: str) -> str:
+    fix = "Write it as http://127.0.0.1:8080."
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except (ValueError, AttributeError, TypeError):
+        usable, parts = False, urlsplit("")
+    if parts.username or parts.password:
+        raise BadInput(
+            "The server's address holds a user name or password.",
+            fix="Give the key as api_key=.",
+            field="base_url",
+            value=f"{parts.scheme}://***@{parts.hostname}",
+        )
+    if not usable:
+        raise BadInput(f"{base_url!r} is not a server's address.", fix=fix, field="base_url", value=base_url)
+    return base_url.rstrip("/")
+
+
+def _loopback(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def refusal(status: int, raw: bytes, url: str) -> NoaLabError:
+    """The named error for an error answer.
+
+    Args:
+        status: HTTP status.
+        raw: The body, in llama-server's envelope `{"error": {"code", "message", "type"}}` or in any other form.
+        url: Where it came from.
+    """
+    kind, message = "", raw[:300].decode(errors="replace").strip() or f"HTTP {status}"
+    found: Any = {}
+    with contextlib.suppress(ValueError):
+        data = json.loads(raw)
+        found = data.get("error", data) if isinstance(data, dict) else {}
+        if isinstance(found, dict):
+            kind, message = str(found.get("type", "")), str(found.get("message", found.get("detail", message)))
+        else:
+            message, found = str(found), {}
+    if kind == "exceed_context_size_error":
+        return _overflow(found)
+    fix = _FIXES.get(status, "Correct the request; the server's own words are above.")
+    return RequestRefused(
+        f"The server refused the request: {message} (HTTP {status}).", fix=fix, status=status, type=kind, url=url
+    )
+
+
+_FIXES = {
+    401: "Give the server's API key as api_key=.",
+    403: "Give the server's API key as api_key=, or start the server with this feature on.",
+    404: "Check the address; this server has no such endpoint.",
+    501: "Start the server with this feature on.",
+    500: "Look at the server's log (`noa-lab logs`).",
+    503: "Wait until the model is loaded (health_check() is then True).",
+}
+
+
+def _overflow(found: Mapping[str, Any]) -> ContextOverflow:
+    tokens, size = found.get("n_prompt_tokens"), found.get("n_ctx")
+    return ContextOverflow(
+        f"The prompt has {tokens} tokens; the context holds {size}, and the answer needs at least one.",
+        fix="Shorten the prompt, or serve the model with a larger context_size.",
+        prompt_tokens=tokens,
+        context_size=size,
+    )

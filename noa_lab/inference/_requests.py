@@ -1,0 +1,99 @@
+"""Requests to llama-server and what comes back, under the seed document's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field
+
+from noa_lab.config import StrictModel
+
+__all__ = ["Clock", "CompletionRequest", "CompletionResponse"]
+
+
+class CompletionRequest(StrictModel):
+    """A request to `/completion`. Fields left at None are not sent: the server's own defaults then decide."""
+
+    prompt: str | list[int]
+    """Text, sent as it is, or token ids."""
+    temperature: float | None = Field(default=None, ge=0.0)
+    """Sharpness of the distribution; 0 is greedy."""
+    max_tokens: int | None = Field(default=None, ge=-1, le=2**31 - 1)
+    """Most tokens to generate; -1 is unlimited. Sent as `n_predict`."""
+    stop: list[str] | None = None
+    """Texts that end the answer; they are not part of it."""
+    top_k: int | None = Field(default=None, ge=0)
+    """Most likely tokens kept; 0 keeps all."""
+    top_p: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Smallest set of tokens whose probabilities sum to this is kept."""
+    min_p: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Tokens below this share of the likeliest one's probability are dropped."""
+    repeat_penalty: float | None = Field(default=None, gt=0.0)
+    """Divides the logits of recent tokens; 1 changes nothing."""
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    """Seed of the sampler; llama-server never reports one that it drew itself, so send one."""
+    cache_prompt: bool | None = None
+    """Whether the slot's earlier prompt may be reused."""
+    id_slot: int | None = Field(default=None, ge=-1)
+    """The slot that must answer; -1 is any."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Any further field of llama-server's, sent as it is (`grammar`, `json_schema`, `n_probs`, ...)."""
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, in llama-server's names."""
+        sent = self.model_dump(exclude_none=True, exclude={"extra", "max_tokens"})
+        if self.max_tokens is not None:
+            sent["n_predict"] = self.max_tokens
+        return {**sent, **self.extra}
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """When things happened to one request, in seconds by this process's `time.perf_counter()`.
+
+    Attributes:
+        sent: The request was sent.
+        started: The server began to work on it (its first sign of life for this request).
+        first: The first token arrived.
+        ended: The answer was complete.
+    """
+
+    sent: float
+    started: float
+    first: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionResponse:
+    """What `/completion` answered.
+
+    Attributes:
+        content: The generated text.
+        model: The server's name for the model that answered.
+        stop_reason: "eos", "word" (a stop text), "limit" or "none"; llama-server's `stop_type`.
+        tokens_evaluated: All tokens of the prompt, cached ones included.
+        tokens_predicted: Tokens generated, the end-of-text token included.
+        tokens_cached: Prompt tokens reused from an earlier request (llama-server's `timings.cache_n`; its own field
+            `tokens_cached` means something else).
+        truncated: Whether the context was full before the answer ended.
+        timings: The server's measurements, in milliseconds and tokens.
+        clock: This side's measurements.
+        raw: The last message of the server, whole.
+    """
+
+    content: str
+    model: str
+    stop_reason: str | None
+    tokens_evaluated: int
+    tokens_predicted: int
+    tokens_cached: int = 0
+    truncated: bool = False
+    timings: Mapping[str, float] = field(default_factory=dict)
+    clock: Clock = field(default=Clock(0.0, 0.0, 0.0, 0.0), repr=False)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.content

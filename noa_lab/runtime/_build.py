@@ -1,0 +1,166 @@
+"""Compiling llama.cpp: CMake, Ninja, live progress, and what matters of the output when it fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from noa_lab.errors import BuildFailed, DiskFull
+from noa_lab.events import CancelToken, Progress, Report
+from noa_lab.paths import Home
+from noa_lab.runtime._machine import machine
+from noa_lab.runtime._pins import PROGRAMS, Pin, Recipe
+from noa_lab.runtime._process import Finished, clean_environment, describe_exit, run
+from noa_lab.runtime._source import check_disk
+from noa_lab.runtime._toolchain import Toolchain
+
+__all__ = ["build", "jobs_for", "output_folder"]
+
+_BYTES_PER_JOB = 1_200_000_000
+"""Memory that one compiler process needs for llama.cpp's largest files, measured with GCC 12 at -O3, rounded up."""
+
+_NINJA_STEP = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
+_EXCERPT_LINES = 40
+
+
+def jobs_for(cores: int, memory_bytes: int) -> int:
+    """How many compilers to run at once: one per core, fewer where memory is short.
+
+    Args:
+        cores: Cores that this process may use.
+        memory_bytes: Memory that is free.
+    """
+    return max(1, min(cores, memory_bytes // _BYTES_PER_JOB))
+
+
+def build(
+    source: Path,
+    folder: Path,
+    recipe: Recipe,
+    pin: Pin,
+    tools: Toolchain,
+    home: Home,
+    *,
+    report: Report,
+    cancel: CancelToken | None,
+) -> Path:
+    """Compile.
+
+    Args:
+        source: llama.cpp's source.
+        folder: Build folder of this recipe and no other: a CMake cache of other flags would decide. One that an interrupted build left
+            is continued.
+        recipe: How to compile.
+        pin: What is compiled; the source has no git history to tell.
+        tools: What compiles.
+        home: Where the log goes.
+        report: Told about the progress.
+        cancel: Ends the compiler and everything it started.
+
+    Returns:
+        The folder with the programs and libraries.
+
+    Raises:
+        BuildFailed: With the compiler's own words and the path of the whole log.
+        DiskFull: When there is no space for the build.
+        Cancelled: When `cancel` was.
+    """
+    check_disk(folder.parent, pin.build_bytes)
+    log = home.logs / f"build-{folder.name}.log"
+    log.unlink(missing_ok=True)
+    private = folder / "private"
+    private.mkdir(parents=True, exist_ok=True)
+    environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
+    configure = [
+        *(tools.cmake, "-S", source, "-B", folder, *recipe.flags),
+        f"-DLLAMA_BUILD_NUMBER={pin.build_number}",
+        f"-DLLAMA_BUILD_COMMIT={pin.commit}",
+    ]
+    if tools.ninja is not None:
+        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}"]
+    _step("Configure llama.cpp", configure, environment, log, report, cancel)
+    here = machine()
+    jobs = jobs_for(here.cores, here.memory_available_bytes)
+    compile_ = [tools.cmake, "--build", folder, "--config", "Release", "-j", str(jobs), "--target", *PROGRAMS]
+    _step("Build llama.cpp", compile_, environment, log, report, cancel)
+    return output_folder(folder)
+
+
+def output_folder(folder: Path) -> Path:
+    """Where a build folder has its programs: Visual Studio adds a folder for the configuration."""
+    release = folder / "bin" / "Release"
+    return release if release.is_dir() else folder / "bin"
+
+
+def _step(
+    step: str,
+    command: list[str | Path],
+    environment: dict[str, str],
+    log: Path,
+    report: Report,
+    cancel: CancelToken | None,
+) -> None:
+    report(Progress(step))
+
+    def watch(line: str) -> None:
+        match = _NINJA_STEP.match(line)
+        if match:
+            what = match[3].rsplit("/", 1)[-1].removesuffix(".o")
+            report(Progress(step, what, done=int(match[1]), total=int(match[2]), unit="files"))
+
+    done = run([str(part) for part in command], env=environment, log=log, on_line=watch, cancel=cancel)
+    if done.returncode != 0:
+        raise _failure(step, done, log)
+    report(Progress(step, finished=True))
+
+
+def _failure(step: str, done: Finished, log: Path) -> Exception:
+    excerpt = compiler_excerpt(done.tail)
+    if "No space left on device" in excerpt:
+        free = shutil.disk_usage(log.parent).free
+        return DiskFull(
+            f"{step}: the disk became full.",
+            fix="Free some space, then start it again: the build continues where it stopped.",
+            path=str(log.parent),
+            needed_bytes=None,
+            free_bytes=free,
+        )
+    starved = any(
+        word in excerpt for word in ("Killed signal terminated program", "out of memory", "virtual memory exhausted")
+    )
+    fix = (
+        "The compiler ran out of memory: close other programs, then start it again."
+        if starved
+        else f"Read the compiler's words above; the whole log is {log}."
+    )
+    return BuildFailed(
+        f"{step} failed ({describe_exit(done.returncode)}):\n{excerpt}",
+        fix=fix,
+        step=step,
+        log=str(log),
+        excerpt=excerpt,
+    )
+
+
+def compiler_excerpt(lines: tuple[str, ...]) -> str:
+    """The lines of a failed build that say why: from the first error on, without Ninja's command lines.
+
+    Args:
+        lines: The end of the output.
+
+    Returns:
+        At most 40 lines of at most 300 characters.
+    """
+    wrong = re.compile(r"\berror\b|^FAILED:|CMake Error|fatal|Killed|No space left|undefined reference", re.IGNORECASE)
+    useful = [line for line in lines if line.strip() and not _is_command(line)]
+    first = next(
+        (index for index, line in enumerate(useful) if wrong.search(line)), max(0, len(useful) - _EXCERPT_LINES)
+    )
+    kept = [line if len(line) <= 300 else f"{line[:297]}..." for line in useful[first : first + _EXCERPT_LINES]]
+    return os.linesep.join(kept).replace("\r\n", "\n")
+
+
+def _is_command(line: str) -> bool:
+    return _NINJA_STEP.match(line) is not None or (len(line) > 200 and " -o " in line) or line.startswith(": &&")

@@ -1,0 +1,137 @@
+"""The llama.cpp that noa_lab ships with: which one, and how it is compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import sys
+from dataclasses import dataclass
+
+__all__ = ["PIN", "PROGRAMS", "Pin", "Recipe", "build_id", "recipes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One release of the bindings and the llama.cpp source inside its sdist.
+
+    Attributes:
+        distribution: Name on PyPI.
+        version: Version of the bindings.
+        sha256: Hash of the sdist.
+        tag: llama.cpp's release tag at that commit.
+        commit: llama.cpp's commit, short.
+        source_bytes: Disk space that the sdist and the unpacked source take.
+        build_bytes: Disk space that the build takes at its largest.
+    """
+
+    distribution: str
+    version: str
+    sha256: str
+    tag: str
+    commit: str
+    source_bytes: int
+    build_bytes: int
+
+    @property
+    def build_number(self) -> int:
+        """The number in the tag."""
+        return int(self.tag.removeprefix("b"))
+
+    @property
+    def requirement(self) -> str:
+        """The line of a requirements file that names the sdist by hash."""
+        return f"{self.distribution}=={self.version} --hash=sha256:{self.sha256}\n"
+
+
+PIN = Pin(
+    distribution="llama-cpp-python",
+    version="0.3.36",
+    sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
+    tag="b11312",
+    commit="0c1e57098",
+    source_bytes=300_000_000,
+    build_bytes=200_000_000,
+)
+
+PROGRAMS = ("llama-server", "llama-cli", "llama-completion", "llama-quantize", "llama-bench", "llama-fit-params")
+"""CMake targets that are built, and the names of the programs they make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One way to compile llama.cpp.
+
+    Attributes:
+        name: "portable", "baseline".
+        says: What it is, in words.
+        backend: "cpu" or "metal".
+        flags: CMake options that make it differ from the others.
+    """
+
+    name: str
+    says: str
+    backend: str
+    flags: tuple[str, ...]
+
+
+_COMMON = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DGGML_CCACHE=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_APP=OFF",
+    # Without these two the build would fetch a web page from a model hub.
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    # noa_lab fetches models itself; a server that cannot speak TLS cannot fetch anything.
+    "-DLLAMA_OPENSSL=OFF",
+)
+_NO_AVX = ("SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C")
+
+
+def _rpath(system: str) -> tuple[str, ...]:
+    origin = {"linux": "$ORIGIN", "darwin": "@loader_path"}.get(system)
+    if origin is None:
+        return ()
+    return (f"-DCMAKE_INSTALL_RPATH={origin}", "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON")
+
+
+def recipes(system: str = sys.platform, arch: str | None = None) -> tuple[Recipe, ...]:
+    """The recipes for a machine, each safer than the one before it.
+
+    Args:
+        system: `sys.platform` of the machine.
+        arch: Its architecture; default: this machine's.
+    """
+    arch = arch or architecture()
+    common = (*_COMMON, *_rpath(system))
+    if system == "darwin" and arch == "arm64":
+        metal = (*common, "-DGGML_NATIVE=OFF", "-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON")
+        cpu = (*common, "-DGGML_NATIVE=OFF", "-DGGML_METAL=OFF")
+        return (
+            Recipe("portable", "Apple silicon with Metal", "metal", metal),
+            Recipe("baseline", "Apple silicon without Metal", "cpu", cpu),
+        )
+    metal_off = ("-DGGML_METAL=OFF",) if system == "darwin" else ()
+    portable = (*common, *metal_off, "-DGGML_NATIVE=OFF")
+    if arch != "x86_64":
+        return (Recipe("portable", f"any {arch} CPU", "cpu", portable),)
+    baseline = (*portable, *(f"-DGGML_{feature}=OFF" for feature in _NO_AVX))
+    return (
+        Recipe("portable", "any x86-64 CPU with AVX2 (2013 and later)", "cpu", portable),
+        Recipe("baseline", "any x86-64 CPU, without AVX", "cpu", baseline),
+    )
+
+
+def architecture() -> str:
+    """This machine's CPU architecture: "x86_64", "arm64", ..."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "aarch64": "arm64"}.get(machine, re.sub(r"[^a-z0-9]+", "_", machine))
+
+
+def build_id(pin: Pin, recipe: Recipe, arch: str | None = None) -> str:
+    """Name of the folder of a build: two builds share it only when tag, commit, backend, flags and architecture are the same."""
+    digest = hashlib.sha256("\n".join(recipe.flags).encode()).hexdigest()[:8]
+    return f"{pin.tag}-{pin.commit}-{recipe.backend}-{recipe.name}-{digest}-{arch or architecture()}"

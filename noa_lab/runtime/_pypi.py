@@ -1,0 +1,99 @@
+"""Files from the Python package index, through pip: the one channel that works wherever pip does (mirrors, proxies, certificates)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from noa_lab.errors import ChecksumMismatch, DownloadFailed, ToolMissing
+from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.runtime._process import run
+
+__all__ = ["download_distribution"]
+
+
+def download_distribution(
+    requirement: str,
+    into: Path,
+    *,
+    binary: bool,
+    step: str,
+    expected_bytes: int | None = None,
+    report: Report = silent,
+    cancel: CancelToken | None = None,
+) -> Path:
+    """Download one distribution without installing it.
+
+    Args:
+        requirement: One line of a requirements file: name, version, and a hash where it is known.
+        into: Folder for the file; on the same disk as where it will go.
+        binary: True for a wheel, False for an sdist. No code of a wheel runs; pip asks an sdist's build backend for its metadata.
+        step: What the progress reports call it.
+        expected_bytes: Size for the progress reports.
+        report: Told about the progress.
+        cancel: Stops it.
+
+    Returns:
+        The file.
+
+    Raises:
+        DownloadFailed: When pip cannot get it.
+        ChecksumMismatch: When its bytes are not those of the hash.
+        ToolMissing: When this Python has no pip.
+        Cancelled: When `cancel` was.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    name = re.split(r"[=<>! ]", requirement, maxsplit=1)[0]
+    kind = ["--only-binary", name] if binary else ["--no-binary", name, "--no-build-isolation"]
+    hashes = ["--require-hashes"] if "--hash" in requirement else []
+    target = Path(tempfile.mkdtemp(prefix=".pip-", dir=into))
+    try:
+        requirements = target / "requirements.txt"
+        requirements.write_text(requirement, encoding="utf-8")
+        report(Progress(step, f"asking pip for {name}", done=0, total=expected_bytes, unit="bytes"))
+        options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *kind, *hashes]
+        command = [sys.executable, "-m", "pip", "download", *options, "-r", requirements, "-d", target / "files"]
+        done = run(command, cwd=target, env=_pip_environment(), cancel=cancel)
+        files = sorted((target / "files").glob("*")) if (target / "files").is_dir() else []
+        if done.returncode != 0 or len(files) != 1:
+            raise _failure(name, done.text)
+        final = into / files[0].name
+        files[0].replace(final)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+    size = final.stat().st_size
+    report(Progress(step, f"{final.name} is here", done=size, total=size, unit="bytes", finished=True))
+    return final
+
+
+def _pip_environment() -> dict[str, str]:
+    # CMAKE_ARGS and FORCE_CMAKE steer the build backend of the bindings' sdist, of which only the metadata is wanted.
+    return {name: value for name, value in os.environ.items() if name not in {"CMAKE_ARGS", "FORCE_CMAKE"}}
+
+
+def _failure(name: str, output: str) -> Exception:
+    source = f"PyPI ({name})"
+    if "No module named pip" in output:
+        return ToolMissing("This Python has no pip.", fix=f"Run `{sys.executable} -m ensurepip`.", tool="pip")
+    errors = [line.strip() for line in output.splitlines() if line.lstrip().startswith("ERROR")]
+    reason = errors[0] if errors else output.strip().splitlines()[-1] if output.strip() else "pip said nothing"
+    reason = reason.removeprefix("ERROR:").strip()
+    if "THESE PACKAGES DO NOT MATCH THE HASHES" in output:
+        found = re.search(r"Got\s+([0-9a-f]{64})", output)
+        return ChecksumMismatch(
+            f"{name} from PyPI is not the file that noa_lab was tested with.",
+            fix="Check the package index that pip is set to use.",
+            source=source,
+            expected=(re.search(r"Expected sha256 ([0-9a-f]{64})", output) or [None, None])[1],
+            found=found[1] if found else None,
+        )
+    return DownloadFailed(
+        f"pip could not download {name}: {reason}",
+        fix="Check the network connection and pip's index settings (`pip config list`), then start it again.",
+        source=source,
+        reason=reason,
+    )

@@ -1,0 +1,93 @@
+"""llama.cpp's source: the folder inside the bindings' sdist, at the very commit that the bindings were made for."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from noa_lab.errors import DiskFull, DownloadFailed
+from noa_lab.events import CancelToken, Progress, Report
+from noa_lab.paths import Home
+from noa_lab.runtime._pins import Pin
+from noa_lab.runtime._pypi import download_distribution
+
+__all__ = ["check_disk", "source_folder"]
+
+_INSIDE = ("vendor", "llama.cpp")
+_MOST_BYTES = 2 * 2**30
+
+
+def source_folder(pin: Pin, home: Home, *, report: Report, cancel: CancelToken | None) -> Path:
+    """The unpacked source; fetched when it is not there yet.
+
+    It is removed after a successful installation; one that an interrupted installation left is used again.
+
+    Raises:
+        DownloadFailed: When PyPI cannot be reached, or the sdist is not what was expected.
+        DiskFull: When it does not fit.
+        Cancelled: When `cancel` was.
+    """
+    folder = home.downloads / f"llama.cpp-{pin.tag}-{pin.commit}"
+    if folder.is_dir():
+        return folder
+    check_disk(home.downloads, pin.source_bytes)
+    sdist = download_distribution(
+        pin.requirement, home.downloads, binary=False, step="Download llama.cpp's source", report=report, cancel=cancel
+    )
+    try:
+        _unpack(sdist, folder, report, cancel)
+    finally:
+        sdist.unlink(missing_ok=True)
+    return folder
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Make sure that there is space.
+
+    Raises:
+        DiskFull: With the bytes needed and free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise DiskFull(
+            f"{needed_bytes / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free.",
+            fix=f"Free {(needed_bytes - free) / 1e6:,.0f} MB, or set NOA_LAB_HOME to a folder on another disk.",
+            path=str(folder),
+            needed_bytes=needed_bytes,
+            free_bytes=free,
+        )
+
+
+def _unpack(sdist: Path, folder: Path, report: Report, cancel: CancelToken | None) -> None:
+    step = "Unpack llama.cpp's source"
+    report(Progress(step, sdist.name))
+    staging = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder.parent))
+    try:
+        with tarfile.open(sdist, "r:gz") as archive:
+            written = 0
+            for member in archive:
+                if cancel is not None:
+                    cancel.check()
+                parts = PurePosixPath(member.name).parts
+                if parts[1:3] != _INSIDE:
+                    continue
+                written += member.size
+                if written > _MOST_BYTES:
+                    raise tarfile.TarError("it unpacks to more than 2 GiB")
+                archive.extract(member, staging, filter="data")
+        (source,) = staging.glob(str(Path("*", *_INSIDE)))
+        if not (source / "CMakeLists.txt").is_file():
+            raise tarfile.TarError("there is no CMakeLists.txt in it")
+        source.replace(folder)
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DownloadFailed(
+            f"{sdist.name} holds no usable llama.cpp source: {error}.",
+            fix="Start it again; if it stays so, check the package index that pip is set to use.",
+            source=sdist.name,
+            reason=str(error),
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    report(Progress(step, finished=True))

@@ -1,0 +1,109 @@
+"""What compiling needs: CMake and Ninja (from PyPI, beside this Python), and the machine's C++ compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from noa_lab.errors import ToolMissing
+
+__all__ = ["Toolchain", "find_toolchain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """The programs that compile.
+
+    Attributes:
+        cmake: The CMake program.
+        ninja: The Ninja program; None lets CMake use Visual Studio's own build.
+        compiler: The C++ compiler; None when CMake finds it itself (Visual Studio).
+    """
+
+    cmake: Path
+    ninja: Path | None
+    compiler: Path | None
+
+
+def find_toolchain() -> Toolchain:
+    """Find the tools, those beside this Python first.
+
+    Raises:
+        ToolMissing: With the one command that installs what is missing.
+    """
+    cmake = _program("cmake")
+    if cmake is None:
+        raise ToolMissing("CMake is missing.", fix=f"Run `{sys.executable} -m pip install cmake ninja`.", tool="cmake")
+    compiler = _compiler()
+    if compiler is None:
+        visual_studio = _visual_studio()
+        if visual_studio:
+            return Toolchain(cmake, None, None)
+        raise ToolMissing("There is no C++ compiler on this machine.", fix=_compiler_fix(), tool="c++")
+    ninja = _program("ninja")
+    if ninja is None:
+        raise ToolMissing("Ninja is missing.", fix=f"Run `{sys.executable} -m pip install ninja`.", tool="ninja")
+    return Toolchain(cmake, ninja, compiler)
+
+
+def _program(name: str) -> Path | None:
+    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    # The search path of shutil.which would include the current folder on Windows: a stranger's cmake.exe may lie there.
+    found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
+    return Path(found).absolute() if found else None
+
+
+def _compiler() -> Path | None:
+    named = os.environ.get("CXX", "").split()
+    candidates = named[:1] or (["cl", "clang++", "g++"] if os.name == "nt" else ["c++", "g++", "clang++"])
+    for name in candidates:
+        found = shutil.which(name)
+        if found and (sys.platform != "darwin" or _xcode_ready()):
+            return Path(found)
+    return None
+
+
+def _xcode_ready() -> bool:
+    # macOS has /usr/bin/c++ without a compiler behind it; running that opens a dialog.
+    import subprocess
+
+    return subprocess.run(["xcode-select", "-p"], capture_output=True, check=False).returncode == 0
+
+
+def _visual_studio() -> bool:
+    if os.name != "nt":
+        return False
+    import subprocess
+
+    programs = os.environ.get("ProgramFiles(x86)", r"C:\Program Files (x86)")  # noqa: SIM112 - its name has this case
+    vswhere = Path(programs) / "Microsoft Visual Studio" / "Installer" / "vswhere.exe"
+    if not vswhere.is_file():
+        return False
+    needs = "Microsoft.VisualStudio.Component.VC.Tools.x86.x64"
+    asked = [str(vswhere), "-latest", "-products", "*", "-requires", needs, "-property", "installationPath"]
+    return bool(subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip())
+
+
+def _compiler_fix() -> str:
+    if sys.platform == "darwin":
+        return "Run `xcode-select --install`, then start it again."
+    if os.name == "nt":
+        tools = "Microsoft.VisualStudio.2022.BuildTools"
+        workload = "--add Microsoft.VisualStudio.Workload.VCTools --includeRecommended --passive --wait"
+        return f'Run `winget install {tools} --override "{workload}"`, then start it again.'
+    root = "" if hasattr(os, "geteuid") and os.geteuid() == 0 else "sudo "
+    commands = {
+        "apt-get": "apt-get install -y g++",
+        "dnf": "dnf install -y gcc-c++",
+        "zypper": "zypper install -y gcc-c++",
+        "pacman": "pacman -S --noconfirm gcc",
+        "apk": "apk add g++ linux-headers",
+    }
+    for manager, command in commands.items():
+        if shutil.which(manager):
+            return f"Run `{root}{command}`, then start it again."
+    return "Install g++ or clang++ with the system's package manager, then start it again."

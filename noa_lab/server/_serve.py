@@ -1,0 +1,203 @@
+"""`serve`: a model and settings go in, a llama-server that answers comes out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from noa_lab.errors import NoaLabError, RequestRefused, ServerError, ServerExited, ServerNotReady
+from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.server._channel import ChannelEnded
+from noa_lab.server._command import plan_launch
+from noa_lab.server._http import ask, ask_json
+from noa_lab.server._identity import owns_port
+from noa_lab.server._launch import Hold, exited, find_or_start, updated
+from noa_lab.server._launch import hold as hold_on
+from noa_lab.server._record import ServerRecord
+from noa_lab.server._server import Server
+from noa_lab.server._settings import ServerSettings
+from noa_lab.server._status import find, log_lines, missing
+
+if TYPE_CHECKING:
+    from noa_lab.models import ModelFile
+    from noa_lab.paths import Home
+    from noa_lab.runtime import Runtime
+
+__all__ = ["attach", "serve"]
+
+STEP = "Start llama-server"
+READY_SECONDS = 600.0
+_LOOK = 0.1
+
+
+def serve(
+    runtime: Runtime,
+    model: ModelFile,
+    settings: ServerSettings | None = None,
+    *,
+    home: Home,
+    keep: bool = False,
+    report: Report = silent,
+    cancel: CancelToken | None = None,
+    timeout: float = READY_SECONDS,
+) -> Server:
+    """A llama-server with this model and these settings: joins one that is up, else starts one, and returns when it answers.
+
+    Args:
+        runtime: The llama.cpp to run.
+        model: The model to serve.
+        settings: How to run it; None is `ServerSettings()`.
+        home: Where its record and its log go.
+        keep: Let it stay when its last holder has gone. Joining with `keep` makes a server stay that would not have.
+        report: Told of the progress.
+        cancel: Stops the starting, and lets go of everything.
+        timeout: Seconds until it has to be ready.
+
+    Raises:
+        BadInput: When the model's path cannot be handed to llama-server.
+        Cancelled: When `cancel` said so.
+        ServerError: When the watcher cannot be started, or this llama-server lacks an option that is needed.
+        ServerExited: When llama-server ended instead of becoming ready; says why.
+        ServerNotReady: When it did not become ready in time.
+    """
+    started = time.monotonic()
+    launch = plan_launch(runtime, model, settings or ServerSettings())
+    report(Progress(STEP, f"looking for a server with {model.name}"))
+    hold = find_or_start(home, launch, model, runtime.id, keep=keep, cancel=cancel)
+    try:
+        for note in (*hold.record.notes, *hold.notes):
+            report(Progress(STEP, note))
+        record = _wait_ready(hold, report, cancel, started + timeout, timeout)
+        _prove_ours(record)
+        server = Server(home, Hold(hold.channel, record, hold.joined, hold.notes), model)
+        if keep and not record.keep:
+            server.keep()
+    except BaseException:
+        hold.channel.close()
+        raise
+    seconds = time.monotonic() - started
+    how = "joined" if hold.joined else f"ready after {seconds:.1f} s"
+    report(Progress(STEP, f"{server.name} {how}: {server.base_url}", done=1, total=1, finished=True))
+    return server
+
+
+def attach(home: Home, name: str) -> Server:
+    """Become a holder of the server `name`, which has to be up already.
+
+    Raises:
+        ServerMissing: When no such server is up.
+        ServerNotReady: When it is still loading for longer than ten minutes.
+    """
+    record = find(home, name)
+    channel = hold_on(record) if record is not None else None
+    if record is None or channel is None:
+        raise missing(home, name)
+    try:
+        ready = _wait_ready(
+            Hold(channel, record, joined=True), silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS
+        )
+        _prove_ours(ready)
+        return Server(home, Hold(channel, ready, joined=True), _model_of(ready))
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _wait_ready(
+    hold: Hold, report: Report, cancel: CancelToken | None, deadline: float, timeout: float
+) -> ServerRecord:
+    """Listen to the watcher until it says "ready"."""
+    record = hold.record
+    report(Progress(STEP, f"joining {record.name}" if hold.joined else f"starting {record.name}"))
+    while record.state != "ready":
+        if cancel is not None:
+            cancel.check("Starting the server")
+        if time.monotonic() > deadline:
+            raise ServerNotReady(
+                f"{record.name} was not ready after {timeout:.0f} s.",
+                fix="Give it more time, take a smaller model, or look into its log.",
+                name=record.name,
+                seconds=timeout,
+                log_tail=log_lines(record, 20),
+            )
+        try:
+            message = hold.channel.receive(timeout=_LOOK)
+        except ChannelEnded:
+            raise _watcher_killed(record) from None
+        if message is None:
+            continue
+        if message["event"] == "exit":
+            raise exited(record.name, message)
+        if message["event"] == "progress":
+            report(Progress(STEP, str(message["message"])))
+        record = updated(record, message)
+        if record.state == "draining":
+            raise _ending(record)
+    return record
+
+
+def _watcher_killed(record: ServerRecord) -> ServerExited:
+    reason = "its watcher was killed"
+    return ServerExited(
+        f"llama-server ({record.name}) ended: {reason}.",
+        fix="Serve the model again.",
+        name=record.name,
+        exit_code=None,
+        reason=reason,
+        kind="watcher",
+        log_tail=log_lines(record, 20),
+    )
+
+
+def _ending(record: ServerRecord) -> ServerExited:
+    reason = "it was stopped while it was starting"
+    return ServerExited(
+        f"llama-server ({record.name}) ended: {reason}.",
+        fix="Serve the model again.",
+        name=record.name,
+        exit_code=None,
+        reason=reason,
+        kind="stopped",
+        log_tail=log_lines(record, 20),
+    )
+
+
+def _prove_ours(record: ServerRecord) -> None:
+    """Make sure that what answers is our server with our model; nothing secret is sent before the port is known to be its own.
+
+    Raises:
+        ServerError: When it is not.
+    """
+    wrong = ""
+    if not owns_port(record.process, record.port):
+        wrong = f"port {record.port} does not belong to process {record.process.pid if record.process else 0}"
+    else:
+        try:
+            status, _ = ask(record.base_url, "/health")
+            props = ask_json(record.base_url, "/props", api_key=record.api_key)
+        except RequestRefused as error:
+            wrong = error.message
+        except NoaLabError as error:
+            wrong = f"it does not answer: {error.message}"
+        else:
+            served = str(props.get("model_path", "")) if isinstance(props, dict) else ""
+            if status != 200:
+                wrong = f"/health answered {status}"
+            elif Path(served) != Path(str(record.model["path"])):
+                wrong = f"it serves {served!r}"
+    if wrong:
+        fix = f"Stop it with `noa-lab stop {record.name}` and serve the model again."
+        raise ServerError(
+            f"{record.name} is not the server that noa_lab started: {wrong}.", fix=fix, name=record.name, reason=wrong
+        )
+
+
+def _model_of(record: ServerRecord) -> ModelFile:
+    """The model that a record describes."""
+    from noa_lab.models import ModelFile, ModelMetadata
+
+    data = dict(record.model)
+    data["metadata"] = ModelMetadata(**data["metadata"])
+    data["path"] = Path(data["path"])
+    return ModelFile(**data)

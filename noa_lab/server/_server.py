@@ -1,0 +1,227 @@
+"""A server as the one who holds it sees it."""
+
+from __future__ import annotations
+
+import html
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from noa_lab.errors import ServerMissing
+from noa_lab.server._channel import ChannelEnded
+from noa_lab.server._launch import Hold, updated
+from noa_lab.server._record import read_record, record_folder
+from noa_lab.server._settings import ServerSettings
+from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
+from noa_lab.server._stop import end_server
+
+if TYPE_CHECKING:
+    from noa_lab.inference import LlamaClient, LlamaInferenceEngine
+    from noa_lab.models import ModelFile
+    from noa_lab.paths import Home
+
+__all__ = ["ApiKey", "Server"]
+
+
+class ApiKey(str):
+    """A key that works as a string and does not show itself: its `repr`, which notebooks and tracebacks print, is masked."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'[masked; print() shows it]'"
+
+
+# An engine that a server has handed out keeps its server held: `lab.serve("m").engine()` would else end what it runs on.
+_BORROWED: weakref.WeakKeyDictionary[object, Server] = weakref.WeakKeyDictionary()
+
+
+class Server:
+    """A llama-server that this process holds: it stays up at least until `release`, the end of a `with` block, or the end of the process.
+
+    A hold also ends when the object, and every engine and client that it has handed out, are no longer referred to.
+    """
+
+    def __init__(self, home: Home, hold: Hold, model: ModelFile) -> None:
+        self._home = home
+        self._record = hold.record
+        self._channel = hold.channel
+        self._model = model
+        self._joined = hold.joined
+        self._notes = hold.notes
+        self._ended: dict[str, Any] | None = None
+        self._finalizer = weakref.finalize(self, hold.channel.close)
+
+    # --- what it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Name of the server: the model's, with "-2", "-3", ... where one with other settings is up."""
+        return self._record.name
+
+    @property
+    def pid(self) -> int:
+        """Process id of llama-server."""
+        return self._record.process.pid if self._record.process is not None else 0
+
+    @property
+    def base_url(self) -> str:
+        """Where it answers, for example "http://127.0.0.1:40123"."""
+        return self._record.base_url
+
+    @property
+    def api_key(self) -> ApiKey:
+        """The key that it asks for, drawn anew for each server."""
+        return ApiKey(self._record.api_key)
+
+    @property
+    def model(self) -> ModelFile:
+        """The model that it serves."""
+        return self._model
+
+    @property
+    def runtime(self) -> str:
+        """Id of the runtime that it is a part of."""
+        return self._record.runtime
+
+    @property
+    def settings(self) -> ServerSettings:
+        """Its settings, with what was left open filled in."""
+        return ServerSettings(**self._record.settings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In words, what this machine or llama.cpp could not honour, and why the name is not the model's."""
+        return (*self._record.notes, *self._notes)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it was up already."""
+        return self._joined
+
+    @property
+    def log(self) -> Path:
+        """Path of its log."""
+        return Path(self._record.log)
+
+    @property
+    def state(self) -> str:
+        """The last that was heard of it, without asking: "ready", "draining", "crashed", "stopped", or "released"."""
+        self._listen()
+        if self._channel.closed:
+            return "released"
+        if self._ended is not None:
+            return "stopped" if self._ended.get("kind") == "stopped" else "crashed"
+        return self._record.state
+
+    # --- using it -------------------------------------------------------------------------------------------------------
+
+    def engine(self) -> LlamaInferenceEngine:
+        """An `InferenceEngine` on this server; as long as it is referred to, the server stays held."""
+        from noa_lab.inference import LlamaInferenceEngine
+
+        engine = LlamaInferenceEngine(self.base_url, self._model.name, api_key=str(self._record.api_key))
+        _BORROWED[engine] = self
+        return engine
+
+    def client(self) -> LlamaClient:
+        """An HTTP client of this server; as long as it is referred to, the server stays held."""
+        from noa_lab.inference import LlamaClient
+
+        client = LlamaClient(self.base_url, api_key=str(self._record.api_key))
+        _BORROWED[client] = self
+        return client
+
+    def status(self) -> ServerStatus:
+        """How it does now; asks its watcher and itself."""
+        self._listen()
+        if self._ended is None:
+            return status_of(read_record(record_folder(self._home, self.name)) or self._record)
+        reason = str(self._ended.get("reason", ""))
+        state = "stopped" if self._ended.get("kind") == "stopped" else "crashed"
+        return ServerStatus(
+            self.name, state, self._model.name, runtime=self.runtime, reason=reason, log=self._record.log
+        )
+
+    def logs(self, n: int = 50) -> list[str]:
+        """The last `n` lines of its log, without secrets."""
+        return log_lines(self._record, n)
+
+    # --- holding it -----------------------------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        """Let it stay when its last holder has gone, until `stop`.
+
+        Raises:
+            ServerMissing: When it has ended.
+        """
+        self._set_keep(True)
+
+    def follow(self) -> None:
+        """Let it end with its last holder, which is what servers do unless `keep` was asked for.
+
+        Raises:
+            ServerMissing: When it has ended.
+        """
+        self._set_keep(False)
+
+    def _set_keep(self, value: bool) -> None:
+        answer = ask_watcher(self._record, "keep", timeout=3.0, value=value)
+        if answer is None:
+            raise ServerMissing(f"{self.name} is not up any more.", fix="Serve the model again.", name=self.name)
+        self._record = updated(self._record, answer)
+
+    def release(self) -> None:
+        """Let go of it; it ends within 2 s unless somebody else holds it or it is kept. Releasing twice does nothing."""
+        self._finalizer()
+
+    def stop(self) -> None:
+        """End it now, whoever else holds it, and wait until it is gone.
+
+        Raises:
+            ServerError: When it cannot be ended.
+        """
+        self._listen()
+        if self._ended is None:
+            self._ended = {"kind": "stopped", "reason": "it was stopped here"}
+            end_server(self._home, self._record)
+        self.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _listen(self) -> None:
+        """Take in what the watcher has said since the last look."""
+        if self._channel.closed or self._ended is not None:
+            return
+        try:
+            while (message := self._channel.receive(timeout=0)) is not None:
+                if message.get("event") == "exit":
+                    self._ended = message
+                    return
+                self._record = updated(self._record, message)
+        except ChannelEnded:
+            self._ended = {"kind": "other", "reason": "its watcher was killed, and llama-server ended with it"}
+
+    # --- how it looks ---------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<Server {self.name}: {self.state}, {self._model.name} at {self.base_url}, pid {self.pid}>"
+
+    def _repr_html_(self) -> str:
+        settings = self._record.settings
+        facts = (
+            f"{self._model.name} · {settings.get('slots')} slots of {settings.get('context_size')} tokens · "
+            f"{settings.get('threads')} threads · pid {self.pid} · {'joined' if self._joined else 'started'} here"
+        )
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
+        return (
+            f"<div><b>{html.escape(self.name)}</b> is {html.escape(self.state)} at <code>{html.escape(self.base_url)}</code></div>"
+            f'<div style="opacity:.7;font-size:85%">{html.escape(facts)}{notes}</div>'
+        )

@@ -1,0 +1,87 @@
+"""Ending servers on request, whoever holds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from noa_lab.errors import ServerError
+from noa_lab.server._identity import is_alive, signal_process
+from noa_lab.server._launch import registry_lock
+from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder, remove_record
+from noa_lab.server._status import ask_watcher, missing
+
+if TYPE_CHECKING:
+    from noa_lab.paths import Home
+
+__all__ = ["end_server", "stop", "stop_all"]
+
+_PATIENCE = 3.0
+
+
+def stop(home: Home, name: str) -> None:
+    """Stop a server and wait until it is gone; its other holders are told.
+
+    Raises:
+        ServerMissing: When no such server is up.
+        ServerError: When it runs on another machine, or cannot be ended.
+    """
+    record = next((one for one in read_records(home) if one.name == name), None)
+    if record is None:
+        raise missing(home, name)
+    was_up = record.watched
+    end_server(home, record)
+    if not was_up and record.state != "crashed":
+        raise missing(home, name)
+
+
+def stop_all(home: Home) -> list[str]:
+    """Stop every server of this home that runs on this machine.
+
+    Returns:
+        Names of the servers that were stopped.
+    """
+    stopped = []
+    for record in read_records(home):
+        if record.local:
+            end_server(home, record)
+            stopped.append(record.name)
+    return stopped
+
+
+def end_server(home: Home, record: ServerRecord) -> None:
+    """End one server; its watcher does it, or, if that does not answer, we do.
+
+    Raises:
+        ServerError: When it runs on another machine, or outlives a SIGKILL.
+    """
+    if not record.local and not record.stale:
+        raise ServerError(
+            f"{record.name} runs on another machine ({record.here.partition('/')[0]}).",
+            fix="Stop it there.",
+            name=record.name,
+        )
+    answer = ask_watcher(record, "stop", why=f"it was stopped by process {os.getpid()}")
+    if answer is None or not _gone(record, _PATIENCE):
+        for mark in (record.process, record.watcher):
+            signal_process(mark, getattr(signal, "SIGKILL", signal.SIGTERM))
+    if not _gone(record, _PATIENCE):
+        raise ServerError(
+            f"{record.name} cannot be ended.", fix="End its process by hand.", name=record.name, record=record.name
+        )
+    with registry_lock(home):
+        folder = record_folder(home, record.name)
+        left = read_record(folder)
+        if left is not None and left.secret == record.secret:
+            remove_record(folder, left)
+
+
+def _gone(record: ServerRecord, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while is_alive(record.watcher) or is_alive(record.process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

