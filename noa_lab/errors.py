@@ -30,7 +30,8 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     │   └── StreamBroken              the answer stopped half-way; carries the text so far
     ├── ExperimentError
     │   ├── NotEnoughData             a question that the run's data cannot answer
-    │   └── RunBusy                   the run is being executed by another process
+    │   ├── RunBusy                   the run is being executed by another process
+    │   └── RunUnfinished (TimeoutError)    the run is not over yet
     └── AgentError
         └── DigestInvalid             the model's reply is no digest
 """
@@ -60,6 +61,7 @@ __all__ = [
     "NotEnoughData",
     "RequestRefused",
     "RunBusy",
+    "RunUnfinished",
     "RuntimeMissing",
     "RuntimeRejected",
     "ServerError",
@@ -234,6 +236,10 @@ class NotEnoughData(ExperimentError):
 
 class RunBusy(ExperimentError):
     """The run is being executed by another process. `fields`: run_id, pid."""
+
+
+class RunUnfinished(ExperimentError, TimeoutError):
+    """The run is not over: the time to wait is up, or it is paused. `fields`: run_id, done, total."""
 
 
 class AgentError(NoaLabError):

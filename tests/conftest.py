@@ -7,13 +7,39 @@ from pathlib import Path
 
 import pytest
 
+from noa_lab import models
+from noa_lab.errors import RuntimeMissing
+from noa_lab.models import ModelFile
 from noa_lab.paths import Home
+from noa_lab.runtime import Runtime, current
 
 
 @pytest.fixture(scope="session")
 def real_home() -> Home:
     """The user's home, where `lab.py` has put the runtime and the model."""
     return Home.default()
+
+
+@pytest.fixture(scope="session")
+def runtime(real_home: Home) -> Runtime:
+    """The built llama.cpp of the user's home."""
+    try:
+        return current(real_home)
+    except RuntimeMissing as error:
+        pytest.fail(
+            f"{error.message} The tests need it: run `python lab.py test`, which builds it, or `noa-lab install`."
+        )
+
+
+@pytest.fixture(scope="session")
+def model(real_home: Home) -> ModelFile:
+    """The embedded model in the user's home."""
+    found = models.find("smollm2-135m", real_home)
+    if found is None:
+        pytest.fail(
+            "The embedded model is not here: run `python lab.py test`, which gets it, or `noa-lab models get smollm2-135m`."
+        )
+    return found
 
 
 @pytest.fixture

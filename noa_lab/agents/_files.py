@@ -20,6 +20,7 @@ from noa_lab.events import CancelToken
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
 __all__ = ["Listing", "SourceFile", "list_files", "read_bytes"]
 
@@ -215,7 +216,7 @@ def _ignore_spec(path: Path, entries: list[os.DirEntry[str]]) -> GitIgnoreSpec |
         lines = read_bytes(path, _MAX_IGNORE_BYTES).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
-    patterns = []
+    patterns: list[GitIgnoreSpecPattern] = []
     for line in lines:
         try:
             patterns += GitIgnoreSpec.from_lines([line]).patterns

@@ -44,7 +44,7 @@ _MAX_OUTPUT_BYTES = 64 * 1024 * 1024
 _TIMEOUT_S = 30.0
 
 
-class GitRefused(Exception):  # noqa: N818 - never leaves the package: the walk takes over and says so
+class GitRefused(Exception):
     """git cannot list this folder; the text says why."""
 
 

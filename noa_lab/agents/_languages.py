@@ -62,7 +62,14 @@ _TABLE = {
         "Zig": "zig",
         "Batch": "bat cmd",
     },
-    "markup": {"CSS": "css", "HTML": "html htm xhtml", "Jinja": "jinja j2 jinja2", "Less": "less", "Sass": "scss sass", "TeX": "tex sty"},
+    "markup": {
+        "CSS": "css",
+        "HTML": "html htm xhtml",
+        "Jinja": "jinja j2 jinja2",
+        "Less": "less",
+        "Sass": "scss sass",
+        "TeX": "tex sty",
+    },
     "data": {
         "CSV": "csv tsv",
         "INI": "ini cfg conf properties",
@@ -71,10 +78,18 @@ _TABLE = {
         "XML": "xml xsd svg plist",
         "YAML": "yaml yml",
     },
-    "prose": {"Markdown": "md markdown mdx", "reStructuredText": "rst", "AsciiDoc": "adoc asciidoc", "Text": "txt text log"},
+    "prose": {
+        "Markdown": "md markdown mdx",
+        "reStructuredText": "rst",
+        "AsciiDoc": "adoc asciidoc",
+        "Text": "txt text log",
+    },
 }
 _BY_EXTENSION = {
-    extension: Language(name, sort) for sort, names in _TABLE.items() for name, listed in names.items() for extension in listed.split()
+    extension: Language(name, sort)
+    for sort, names in _TABLE.items()
+    for name, listed in names.items()
+    for extension in listed.split()
 }
 _BY_NAME = {
     "cmakelists.txt": Language("CMake", "code"),
@@ -130,7 +145,11 @@ def language_of(path: str, first_line: str = "") -> Language | None:
 def _by_shebang(first_line: str) -> Language | None:
     if not first_line.startswith("#!"):
         return None
-    words = [word.rsplit("/", 1)[-1].lower() for word in first_line[2:].split() if "=" not in word and not word.startswith("-")]
+    words = [
+        word.rsplit("/", 1)[-1].lower()
+        for word in first_line[2:].split()
+        if "=" not in word and not word.startswith("-")
+    ]
     for word in words[:2]:
         found = _BY_PROGRAM.get(word) or _BY_PROGRAM.get(word.rstrip("0123456789."))
         if found:

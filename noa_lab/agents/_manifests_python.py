@@ -8,7 +8,7 @@ import tomllib
 import warnings
 from typing import Any
 
-from noa_lab.agents._manifests import ManifestFacts, table, text_of
+from noa_lab.agents._manifest_facts import ManifestFacts, table, text_of
 
 __all__ = ["conda", "pipfile", "pyproject", "requirements", "setup_cfg", "setup_py"]
 
@@ -35,7 +35,7 @@ def pyproject(text: str, facts: ManifestFacts) -> None:
 
 
 def requirements(text: str, facts: ManifestFacts) -> None:
-    """pip's requirements format: options, hashes and comments are passed over; `-r` is not followed."""
+    """Pip's requirements format: options, hashes and comments are passed over; `-r` is not followed."""
     lines = text.replace("\\\n", " ").splitlines()
     wanted = [line.split(" #")[0].split(" --")[0] for line in lines]
     group = facts.path.rpartition("/")[2].rpartition(".")[0].removeprefix("requirements").strip("-_.") or "main"
@@ -43,7 +43,7 @@ def requirements(text: str, facts: ManifestFacts) -> None:
 
 
 def setup_cfg(text: str, facts: ManifestFacts) -> None:
-    """setuptools' declarative form."""
+    """Setuptools' declarative form."""
     parser = configparser.RawConfigParser()
     parser.read_string(text)
 
@@ -87,14 +87,13 @@ def pipfile(text: str, facts: ManifestFacts) -> None:
 
 
 def conda(text: str, facts: ManifestFacts) -> None:
-    """A conda environment file, with its pip part."""
+    """A conda environment file, with its pip part; its name is the environment's, not the project's."""
     import yaml
 
     try:
         data: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from None
-    facts.name = text_of(table({"": data}, "").get("name"))
     listed = table({"": data}, "").get("dependencies")
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, str):
@@ -109,7 +108,9 @@ def _pairs(lines: list[Any]) -> dict[str, str]:
 
 
 def _called(function: ast.expr) -> str:
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
 
 
 def _literal(node: ast.expr) -> Any:

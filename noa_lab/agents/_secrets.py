@@ -28,9 +28,15 @@ _SHAPES = re.compile(
 )
 _ADDRESS = re.compile(r"(://[^\s/:@\"'<>]{1,64}:)([^\s/@\"'<>{}$]{3,200})(@)")
 _WORD = r"(?:pass(?:word|wd|phrase)|secret|token|api[_-]?key|access[_-]?key|private[_-]?key)"
-_QUOTED = re.compile(rf"(?i)({_WORD}[a-z0-9_]{{0,30}}[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"'])([^\s\"'{{}}$<>()]{{8,200}})([\"'])")
-_PLAIN = re.compile(rf"(?im)^((?:export\s)?[A-Z0-9_]{{0,60}}{_WORD}[A-Z0-9_]{{0,30}}\s?=\s?)([^\s\"'{{}}$<>()\[\].,]{{12,200}})()\s?$")
-_HARMLESS = re.compile(r"(?i)^(?:x{3,}|\*+|your[-_ ]|changeme|example|placeholder|dummy|test|redacted|none$|null$|true$|false$)")
+_QUOTED = re.compile(
+    rf"(?i)({_WORD}[a-z0-9_]{{0,30}}[\"']?\s{{0,4}}[:=]\s{{0,4}}[\"'])([^\s\"'{{}}$<>()]{{8,200}})([\"'])"
+)
+_PLAIN = re.compile(
+    rf"(?im)^((?:export\s)?[A-Z0-9_]{{0,60}}{_WORD}[A-Z0-9_]{{0,30}}\s?=\s?)([^\s\"'{{}}$<>()\[\].,]{{12,200}})()\s?$"
+)
+_HARMLESS = re.compile(
+    r"(?i)^(?:x{3,}|\*+|your[-_ ]|changeme|example|placeholder|dummy|test|redacted|none$|null$|true$|false$)"
+)
 
 
 def redact(text: str) -> tuple[str, int]:

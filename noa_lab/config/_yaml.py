@@ -153,7 +153,7 @@ def parse_yaml(text: str, file: Path) -> YamlDocument:
                 _Walk(file, lines).visit(root, (), 0)
             data = loader.construct_document(root) if root is not None else None
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.YAMLError as error:
         raise _syntax_error(error, file) from None
     except RecursionError:

@@ -1,1 +1,41 @@
-"""experiments."""
+"""Comparisons: prompts x inputs x models x sampling x repeats, run, stored, scored and judged.
+
+`Grid` says what to run, `start` runs it, `Run` is how it is watched, continued and asked for a verdict; `Store` keeps every answer.
+"""
+
+from noa_lab.experiments import score
+from noa_lab.experiments._cells import Cell
+from noa_lab.experiments._comparison_file import Comparison, load_comparison
+from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._inputs import Input, load_inputs
+from noa_lab.experiments._prompts import Prompt
+from noa_lab.experiments._run import Run
+from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
+from noa_lab.experiments._runner_pass import EngineFor
+from noa_lab.experiments._runner_tally import RunProgress
+from noa_lab.experiments._scorers import Scorer
+from noa_lab.experiments._store import Store
+from noa_lab.experiments._templates import Template
+from noa_lab.experiments._verdict import Verdict
+
+__all__ = [
+    "Cell",
+    "Comparison",
+    "EngineFor",
+    "Grid",
+    "Input",
+    "Prompt",
+    "Run",
+    "RunProgress",
+    "RunSummary",
+    "Scorer",
+    "Store",
+    "Template",
+    "Verdict",
+    "list_runs",
+    "load_comparison",
+    "load_inputs",
+    "open_run",
+    "score",
+    "start",
+]

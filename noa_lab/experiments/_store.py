@@ -41,7 +41,7 @@ _NETWORK = {
 _KEYS_AT_ONCE = 500
 _ANSWER = (
     *("answer", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("executor", "request", "response", "scores"),
+    *("executor", "request", "response"),
 )
 
 Row = Mapping[str, Any]
@@ -263,6 +263,39 @@ class Store:
                     answer = {name: row[name] for name in _ANSWER}
                     found[row["key"]] = answer | {"cached_from": row["cached_from"] or row["run_id"]}
         return found
+
+    def replace_scores(
+        self, run_id: str, scorers: Sequence[Row], scores: Sequence[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Put other scores in the place of a run's scores, all at once.
+
+        Args:
+            run_id: The run.
+            scorers: Specifications of the scorers.
+            scores: Cell id and scores of every finished cell.
+        """
+        place = (cells.c.run_id == run_id) & (cells.c.cell_id == sa.bindparam("this_cell"))
+        with self.write() as connection:
+            connection.execute(runs.update().where(runs.c.run_id == run_id).values(scorers=list(scorers)))
+            if scores:
+                rows = [{"this_cell": cell_id, "scores": dict(found)} for cell_id, found in scores]
+                connection.execute(cells.update().where(place), rows)
+
+    def means(self, run_id: str) -> list[tuple[str, int, dict[str, float]]]:
+        """For each prompt of a run its name, number of answers and mean scores; failed scorings are left out."""
+        query = sa.select(cells.c.prompt, cells.c.scores).where(cells.c.run_id == run_id, cells.c.status == "done")
+        number: dict[str, int] = {}
+        values: dict[str, dict[str, list[float]]] = {}
+        with self.read() as connection:
+            for prompt, scores in connection.execute(query):
+                number[prompt] = number.get(prompt, 0) + 1
+                for name, found in (scores or {}).items():
+                    if found["value"] is not None:
+                        values.setdefault(prompt, {}).setdefault(name, []).append(found["value"])
+        return [
+            (prompt, count, {name: sum(each) / len(each) for name, each in values.get(prompt, {}).items()})
+            for prompt, count in number.items()
+        ]
 
 
 def _new_cell(run_id: str, position: int, cell: Cell) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import sqlalchemy as sa
+
 from noa_lab.errors import NoaLabError
 from noa_lab.experiments._store import Store
 from noa_lab.experiments._store_lease import release, renew
@@ -50,7 +52,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 
 
 class Writer:
-    """Commits the changes of one run on a thread of its own; `close` ends it.
+    """Commits the changes of one run on a thread of its own; `drain` ends it.
 
     Args:
         store: Where to.
@@ -81,15 +83,18 @@ class Writer:
         """Have a change committed soon; returns at once."""
         self._queue.put(change)
 
+    def drain(self) -> None:
+        """Commit what is waiting and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
     def close(self, state: str, error: Mapping[str, Any] | None) -> None:
-        """Commit what is waiting, end the thread, give the lease back.
+        """After `drain`: give the lease back.
 
         Args:
             state: How the run stands: "done", "failed", "paused" or "cancelled".
             error: What ended it, if something did.
         """
-        self._queue.put(None)
-        self._thread.join()
         with self._store.write() as connection:
             release(connection, self._run_id, self._token, state, error)
 
@@ -129,17 +134,12 @@ class Writer:
         groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for change in latest.values():
             values = {"status": change.status, **change.values}
-            groups.setdefault(tuple(values), []).append({"b_cell": change.cell_id, **values})
+            groups.setdefault(tuple(values), []).append({"this_cell": change.cell_id, **values})
         with self._store.write() as connection:
             renew(connection, self._run_id, self._token)
-            for names, rows in groups.items():
-                # A cell that is done stays as it was first recorded.
-                place = (cells.c.run_id == self._run_id) & (cells.c.cell_id == _bind("b_cell")) & (cells.c.status != "done")
-                connection.execute(cells.update().where(place).values({name: _bind(name) for name in names}), rows)
+            # A cell that is done stays as it was first recorded.
+            ours = (cells.c.run_id == self._run_id) & (cells.c.status != "done")
+            update = cells.update().where(ours, cells.c.cell_id == sa.bindparam("this_cell"))
+            for rows in groups.values():
+                connection.execute(update, rows)
         self._beat = time.monotonic()
-
-
-def _bind(name: str) -> Any:
-    import sqlalchemy as sa
-
-    return sa.bindparam(name)

@@ -5,6 +5,7 @@ Everything that asks a model for tokens goes through here.
 
 from noa_lab.inference._chat_format import format_chat_prompt
 from noa_lab.inference._client import AsyncLlamaClient, LlamaClient
+from noa_lab.inference._embedded import EmbeddedEngine
 from noa_lab.inference._engine import EngineBase
 from noa_lab.inference._protocol import AsyncTextStream, Capabilities, InferenceEngine, Prompt, TextStream
 from noa_lab.inference._requests import Clock, CompletionRequest, CompletionResponse
@@ -21,6 +22,7 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "CompletionResponse",
+    "EmbeddedEngine",
     "Emit",
     "EngineBase",
     "InferenceConfig",

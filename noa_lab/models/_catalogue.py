@@ -174,10 +174,18 @@ def _read(document: YamlDocument) -> dict[str, CatalogueEntry]:
     for index, entry in enumerate(validate_yaml(_CatalogueFile, document).models):
         at = ("models", index, "name")
         if entry.name in entries:
-            raise document.invalid(f"the model {entry.name!r} is there twice.", fix="Give one of them another name.", at=at, value=entry.name)
+            raise document.invalid(
+                f"the model {entry.name!r} is there twice.",
+                fix="Give one of them another name.",
+                at=at,
+                value=entry.name,
+            )
         if entry.default and default is not None:
             raise document.invalid(
-                f"{entry.name!r} and {default!r} are both the default.", fix="Keep one `default: true`.", at=at, value=entry.name
+                f"{entry.name!r} and {default!r} are both the default.",
+                fix="Keep one `default: true`.",
+                at=at,
+                value=entry.name,
             )
         default = entry.name if entry.default else default
         entries[entry.name] = entry

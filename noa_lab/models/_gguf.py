@@ -54,6 +54,7 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }
 """Tensor types by their number in the file: name, weights in a block, bytes of a block."""
 
@@ -62,8 +63,8 @@ _STRING, _ARRAY = 8, 9
 
 # Several times what the largest published models have (vocabularies of 260,000 tokens, templates of 50 KiB).
 _MOST_TENSORS = 65_536
-_MOST_KEYS = 65_536
-_MOST_KEY_BYTES = 65_535
+_MOST_KEYS = 8192
+_MOST_KEY_BYTES = 1024
 _MOST_TEXT_BYTES = 8 * 2**20
 _MOST_TEXTS = 2_000_000
 _MOST_HEADER_BYTES = 256 * 2**20
@@ -111,7 +112,9 @@ class _Facts:
         """A whole number that is not negative; of an array the largest; 0 where there is none."""
         value = self.values.get(key, 0)
         candidates = value if isinstance(value, list) else [value]
-        whole = [int(each) for each in candidates if isinstance(each, int | float) and math.isfinite(each) and each >= 0]
+        whole = [
+            int(each) for each in candidates if isinstance(each, int | float) and math.isfinite(each) and each >= 0
+        ]
         return max(whole, default=0)
 
     def text(self, key: str) -> str:
@@ -252,13 +255,25 @@ class _Header:
             self._skip(width * length)
 
     def _skip_texts(self, count: int) -> None:
+        # A vocabulary has 100,000 of them: the common case, a text inside the window, stays in this loop.
         unpack = struct.Struct("<Q").unpack_from
+        window, at = self._window, self._at
         for _ in range(count):
-            begin = self._need(8)
-            (length,) = unpack(self._window, begin)
+            if at + 8 > len(window):
+                self._at = at
+                at = self._need(8)
+                window = self._window
+            (length,) = unpack(window, at)
+            at += 8
             if length > _MOST_TEXT_BYTES:
                 self._broken(f"a text in a list is {length:,} bytes long")
-            self._skip(length)
+            if at + length > len(window):
+                self._at = at
+                self._skip(length)
+                window, at = self._window, self._at
+            else:
+                at += length
+        self._at = at
 
     def _read_tensors(self, count: int, facts: _Facts) -> tuple[Counter[str], int]:
         alignment = facts.number("general.alignment") or 32

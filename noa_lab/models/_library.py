@@ -6,10 +6,12 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from noa_lab import models
 from noa_lab.errors import UnknownModel
 from noa_lab.events import CancelToken, Report, silent
-from noa_lab.models import ModelFile
+from noa_lab.models._catalogue import catalogue
+from noa_lab.models._fetch import fetch, find, installed, verify
+from noa_lab.models._file import ModelFile
+from noa_lab.models._reference import Named, parse_reference
 from noa_lab.paths import Home
 
 if TYPE_CHECKING:
@@ -68,10 +70,18 @@ class ModelList(tuple[ModelListing, ...]):
 
 
 class Models:
-    """The models of one home."""
+    """The models of one home.
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    Args:
+        home: Where they are kept; None for the default home, looked up anew each time.
+    """
+
+    def __init__(self, home: Home | None = None) -> None:
+        self._given = home
+
+    @property
+    def _home(self) -> Home:
+        return self._given or Home.default()
 
     def __repr__(self) -> str:
         return f"<Models in {self._home.models}>"
@@ -79,24 +89,24 @@ class Models:
     @property
     def default(self) -> str:
         """Catalogue name of the model that is used where none is named."""
-        return models.catalogue(self._home).default.name
+        return catalogue(self._home).default.name
 
     def list(self) -> ModelList:
         """The catalogue's models, then those on disk that it does not name."""
-        installed = {model.name: model for model in models.installed(self._home)}
-        catalogue = models.catalogue(self._home)
+        here = {model.name: model for model in installed(self._home)}
+        known = catalogue(self._home)
         rows = [
             ModelListing(
                 name=entry.name,
-                installed=entry.name in installed,
-                default=entry.name == catalogue.default.name,
+                installed=self.find(entry.name) is not None,
+                default=entry.name == known.default.name,
                 size_bytes=entry.size_bytes,
                 quantization=entry.quantization,
                 context_length=entry.context_length,
                 licence=entry.licence,
                 use_case=entry.use_case,
             )
-            for entry in catalogue
+            for entry in known
         ]
         rows += [
             ModelListing(
@@ -109,8 +119,8 @@ class Models:
                 licence="",
                 use_case=model.source,
             )
-            for name, model in sorted(installed.items())
-            if name not in catalogue.names()
+            for name, model in sorted(here.items())
+            if name not in known
         ]
         return ModelList(rows)
 
@@ -129,11 +139,21 @@ class Models:
             DiskFull: When it would not fit.
             Cancelled: When `cancel` was.
         """
-        return models.fetch(ref or self.default, self._home, report=report, cancel=cancel)
+        return fetch(ref or self.default, self._home, report=report, cancel=cancel)
 
     def find(self, ref: str) -> ModelFile | None:
         """The model if it is on this machine already, else None."""
-        return models.find(ref, self._home)
+        return find(ref, self._home)
+
+    def resolve(self, ref: str) -> None:
+        """Make sure that a reference names something, without fetching it.
+
+        Raises:
+            UnknownModel: When it names nothing.
+            BadInput: When it is no reference.
+        """
+        if self.find(ref) is None and isinstance(parse_reference(ref), Named):
+            catalogue(self._home).get(ref)
 
     def show(self, ref: str) -> dict[str, Any]:
         """Everything known about a model: the file's facts when it is here, else the catalogue's.
@@ -158,5 +178,5 @@ class Models:
         """
         found = self.find(ref)
         if found is None:
-            raise UnknownModel.among("model", ref, [model.name for model in models.installed(self._home)], where="here")
-        return models.verify(found)
+            raise UnknownModel.among("model", ref, [model.name for model in installed(self._home)], where="here")
+        return verify(found)

@@ -98,7 +98,7 @@ def _address(text: str) -> Reference:
         return PypiFile(match["dist"], match["version"], match["member"])
     if scheme == "hf":
         match = _HUB.fullmatch(text)
-        if match is None or not _inside(match["file"]):
+        if match is None or not _inside(match["file"]) or not _inside(match["repo"]):
             raise _bad(text, f"{text!r} names no file on the hub.", "Write hf://owner/repo/file.gguf.")
         return HubFile(match["repo"], match["file"])
     if scheme == "https":
@@ -107,7 +107,9 @@ def _address(text: str) -> Reference:
             raise _bad(text, f"{text!r} is no address of a .gguf file.", "Give the address of the file itself.")
         return WebFile(text)
     if scheme == "http":
-        raise _bad(text, "A model is not fetched over http, where anyone on the way can change it.", "Use the https address.")
+        raise _bad(
+            text, "A model is not fetched over http, where anyone on the way can change it.", "Use the https address."
+        )
     raise _bad(text, f"{scheme}:// is not known here.", f"Give {_FORMS}.")
 
 

@@ -5,6 +5,7 @@ The model that a runtime is verified with comes in as an argument: nothing here 
 
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._install import install
+from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._machine import Machine, machine
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 from noa_lab.runtime._pypi import download_distribution
@@ -25,6 +26,7 @@ __all__ = [
     "current",
     "download_distribution",
     "embedded",
+    "exclusive",
     "install",
     "link_bindings",
     "machine",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from noa_lab.errors import SetupError
+from noa_lab.events import CancelToken
+from noa_lab.runtime._process import clean_environment, run
+from noa_lab.runtime._rejection import rejected_for
 from noa_lab.runtime._runtime import Runtime
 
 __all__ = ["bindings_linked", "library_folder", "link_bindings", "shared_libraries", "unlink_bindings"]
@@ -36,7 +41,7 @@ def bindings_linked(runtime: Runtime | None = None) -> bool:
     """Whether this Python's `llama_cpp` has its libraries.
 
     Args:
-        runtime: Also ask whether they are this runtime's.
+        runtime: Also ask whether they are this runtime's, and were tried.
     """
     folder = library_folder()
     if folder is None or not folder.is_dir():
@@ -44,28 +49,42 @@ def bindings_linked(runtime: Runtime | None = None) -> bool:
     if runtime is None:
         return any(path.exists() and path.name.removeprefix("lib").startswith("llama.") for path in folder.iterdir())
     libraries = shared_libraries(runtime.folder)
+    if not libraries or _read_stamp(folder) != _tried(runtime):
+        return False
     if os.name == "nt":
-        stamp = folder / _STAMP
-        stamped = stamp.is_file() and stamp.read_text(encoding="utf-8") == runtime.id
-        return stamped and all((folder / library.name).is_file() for library in libraries)
-    return bool(libraries) and all(_points_to(folder / library.name, library) for library in libraries)
+        return all((folder / library.name).is_file() for library in libraries)
+    return all(_points_to(folder / library.name, library) for library in libraries)
+
+
+def _tried(runtime: Runtime) -> str:
+    return f"{runtime.folder.absolute()} tried"
+
+
+def _read_stamp(folder: Path) -> str:
+    try:
+        return (folder / _STAMP).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _points_to(link: Path, target: Path) -> bool:
     return link.is_symlink() and link.exists() and link.readlink() == target.absolute()
 
 
-def link_bindings(runtime: Runtime) -> bool:
-    """Link (Windows: copy) the runtime's libraries into this Python's `llama_cpp/lib`; repairs what dangles.
+def link_bindings(runtime: Runtime, model: Path, *, cancel: CancelToken | None = None) -> None:
+    """Link (Windows: copy) the runtime's libraries into this Python's `llama_cpp/lib`, and try them in a child process.
+
+    Nothing happens when that was done before; links that dangle are repaired.
 
     Args:
         runtime: The embedded runtime.
-
-    Returns:
-        Whether anything had to be changed.
+        model: A small GGUF file for the trial.
+        cancel: Ends the trial.
 
     Raises:
         SetupError: When llama-cpp-python is not installed, or has other libraries of its own.
+        RuntimeRejected: When the trial fails; the libraries are taken away again.
+        Cancelled: When `cancel` was; the libraries are taken away again.
     """
     folder = library_folder()
     if folder is None:
@@ -75,18 +94,24 @@ def link_bindings(runtime: Runtime) -> bool:
             distribution="llama-cpp-python",
         )
     if bindings_linked(runtime):
-        return False
+        return
     _refuse_foreign(folder)
     folder.mkdir(exist_ok=True)
     unlink_bindings()
-    for library in shared_libraries(runtime.folder):
-        target = folder / library.name
-        if os.name == "nt":
-            shutil.copy2(library, target)
-        else:
-            target.symlink_to(library.absolute())
-    (folder / _STAMP).write_text(runtime.id, encoding="utf-8")
-    return True
+    try:
+        (folder / _STAMP).write_text("not tried yet", encoding="utf-8")
+        for library in shared_libraries(runtime.folder):
+            target = folder / library.name
+            if os.name == "nt":
+                shutil.copy2(library, target)
+            else:
+                target.symlink_to(library.absolute())
+        _try(Path(sys.executable), model, cancel)
+    except BaseException:
+        # Untried libraries could kill the next process that imports them.
+        unlink_bindings()
+        raise
+    (folder / _STAMP).write_text(_tried(runtime), encoding="utf-8")
 
 
 def unlink_bindings() -> None:
@@ -113,3 +138,19 @@ def _refuse_foreign(folder: Path) -> None:
             fix="Use noa_lab in an environment of its own: `python lab.py` makes one.",
             folder=str(folder),
         )
+
+
+def _try(python: Path, model: Path, cancel: CancelToken | None) -> None:
+    """Import `llama_cpp` in a child Python, load the model, generate one token."""
+    code = (
+        "import sys, llama_cpp\n"
+        "model = llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=1, verbose=False)\n"
+        "print('tokens', model.create_completion('Once upon', max_tokens=1)['usage']['completion_tokens'])\n"
+    )
+    private = Path(tempfile.mkdtemp(prefix="noa-lab-bindings-"))
+    try:
+        done = run([python, "-c", code, model], cwd=private, env=clean_environment(private), seconds=120, cancel=cancel)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+    if done.returncode != 0 or done.timed_out or "tokens 1" not in done.text:
+        raise rejected_for(python, "`import llama_cpp` and one token", done)

@@ -73,8 +73,10 @@ def build(
     private = folder / "private"
     private.mkdir(parents=True, exist_ok=True)
     environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
-    configure = [
-        *(tools.cmake, "-S", source, "-B", folder, *recipe.flags),
+    configure: list[str | Path] = [
+        tools.cmake,
+        *("-S", str(source), "-B", str(folder)),
+        *recipe.flags,
         f"-DLLAMA_BUILD_NUMBER={pin.build_number}",
         f"-DLLAMA_BUILD_COMMIT={pin.commit}",
     ]
@@ -83,7 +85,17 @@ def build(
     _step("Configure llama.cpp", configure, environment, log, report, cancel)
     here = machine()
     jobs = jobs_for(here.cores, here.memory_available_bytes)
-    compile_ = [tools.cmake, "--build", folder, "--config", "Release", "-j", str(jobs), "--target", *PROGRAMS]
+    compile_: list[str | Path] = [
+        tools.cmake,
+        "--build",
+        folder,
+        "--config",
+        "Release",
+        "-j",
+        str(jobs),
+        "--target",
+        *PROGRAMS,
+    ]
     _step("Build llama.cpp", compile_, environment, log, report, cancel)
     return output_folder(folder)
 

@@ -43,12 +43,13 @@ def end_as(returncode: int) -> None:
         if -returncode not in {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(-returncode, signal.SIG_DFL)
         os.kill(os.getpid(), -returncode)
-    os._exit(returncode & 0xFFFFFFFF if os.name == "nt" else returncode & 0xFF)
+    # Windows has codes like 0xC000001D, which os._exit takes as a signed number only.
+    os._exit(returncode - 2**32 if returncode >= 2**31 else returncode)
 
 
 def main(command: "list[str]") -> None:
     """Run `command` until it ends or the pipe closes."""
-    flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+    flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # only Windows has it
     try:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, start_new_session=os.name != "nt", creationflags=flags

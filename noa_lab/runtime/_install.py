@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
-from noa_lab.errors import RuntimeMissing, RuntimeRejected, SetupError
+from noa_lab.errors import RuntimeMissing, RuntimeRejected
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.paths import Home
-from noa_lab.runtime._bindings import bindings_linked, link_bindings, unlink_bindings
+from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._build import build
+from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin, Recipe, build_id, recipes
+from noa_lab.runtime._rejection import rejected
 from noa_lab.runtime._runtime import Runtime
-from noa_lab.runtime._smoke import fastest_threads, smoke_test, try_bindings
+from noa_lab.runtime._smoke import smoke_test
 from noa_lab.runtime._source import source_folder
 from noa_lab.runtime._store import current, embedded, hash_files, place, point, stage
+from noa_lab.runtime._threads import fastest_threads
 from noa_lab.runtime._toolchain import find_toolchain
 
 __all__ = ["install"]
@@ -51,10 +53,12 @@ def install(home: Home, *, model: Path, report: Report = silent, cancel: CancelT
     ready = _ready(home)
     if ready is not None:
         return ready
-    with _locked(home, report, cancel):
+    with exclusive(home.runtimes / ".install.lock", "Install llama.cpp", report=report, cancel=cancel):
         runtime = _embedded_or_none(home) or _install_embedded(home, model, report, cancel)
         point(home, "embedded", runtime)
-        _link(runtime, model, report, cancel)
+        report(Progress("Link llama-cpp-python", "import, model, one token"))
+        link_bindings(runtime, model, cancel=cancel)
+        report(Progress("Link llama-cpp-python", finished=True))
         try:
             return current(home)
         except RuntimeMissing:
@@ -83,75 +87,53 @@ def _is_pinned(runtime: Runtime) -> bool:
     return (runtime.tag, runtime.commit) == (PIN.tag, PIN.commit)
 
 
-class _locked:  # noqa: N801 - reads as a statement
-    """One installation at a time in a home; the wait is reported and can be cancelled. A dead holder's lock is free."""
-
-    def __init__(self, home: Home, report: Report, cancel: CancelToken | None) -> None:
-        from filelock import FileLock
-
-        self._lock = FileLock(home.runtimes / ".install.lock")
-        self._report, self._cancel = report, cancel
-
-    def __enter__(self) -> None:
-        from filelock import Timeout
-
-        told = False
-        while True:
-            try:
-                self._lock.acquire(timeout=0.2)
-            except Timeout:
-                if self._cancel is not None:
-                    self._cancel.check("The installation")
-                if not told:
-                    self._report(Progress("Wait", "another process is installing llama.cpp"))
-                    told = True
-                continue
-            return
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-
 def _install_embedded(home: Home, model: Path, report: Report, cancel: CancelToken | None) -> Runtime:
     """Go down the ladder of recipes until one works here."""
-    _sweep(home)
-    ladder = recipes()
+    work = home.downloads / "runtime"
+    _sweep(home, work)
+    ladder = _ladder(report)
     for step, recipe in enumerate(ladder):
         try:
-            runtime = _install_recipe(home, recipe, PIN, model, report, cancel)
+            runtime = _install_recipe(home, work, recipe, PIN, model, report, cancel)
         except RuntimeRejected as error:
-            if step + 1 == len(ladder):
+            if step + 1 == len(ladder) or error.fields.get("kind") == "model":
                 raise
             safer = ladder[step + 1]
             report(Progress(_TEST, f"{error.fields['reason']}. The safer build is next: {safer.says}."))
             continue
-        _clean_up(home)
+        # Source and build trees: 300 MB that nothing needs any more.
+        shutil.rmtree(work, ignore_errors=True)
         return runtime
-    raise SetupError(
-        "There is no recipe for this machine.", fix="Tell us what machine it is.", arch=machine().architecture
-    )
+    raise AssertionError("every machine has a recipe")
+
+
+def _ladder(report: Report) -> tuple[Recipe, ...]:
+    """The recipes for this machine, without those whose instructions its CPU does not even claim to have."""
+    features = machine().features
+    possible = tuple(recipe for recipe in recipes() if not features or set(recipe.needs) <= set(features))
+    for recipe in recipes():
+        if recipe not in possible:
+            missing = ", ".join(sorted(set(recipe.needs) - set(features)))
+            report(Progress("Build llama.cpp", f"this CPU has no {missing}: not the build for {recipe.says}"))
+    return possible
 
 
 def _install_recipe(
-    home: Home, recipe: Recipe, pin: Pin, model: Path, report: Report, cancel: CancelToken | None
+    home: Home, work: Path, recipe: Recipe, pin: Pin, model: Path, report: Report, cancel: CancelToken | None
 ) -> Runtime:
     name = build_id(pin, recipe)
     tools = find_toolchain()
-    source = source_folder(pin, home, report=report, cancel=cancel)
+    source = source_folder(pin, work, report=report, cancel=cancel)
     report(Progress("Build llama.cpp", f"{pin.tag}, {recipe.says}"))
-    programs = build(source, home.downloads / f"build-{name}", recipe, pin, tools, home, report=report, cancel=cancel)
+    programs = build(source, work / f"build-{name}", recipe, pin, tools, home, report=report, cancel=cancel)
     staging = stage(programs, home, PROGRAMS)
     try:
         report(Progress(_TEST, "a server, a model, 8 tokens"))
         found = smoke_test(staging, model, cancel=cancel)
         if (found.build_number, found.commit) != (pin.build_number, pin.commit):
-            reason = f"it calls itself build {found.build_number}, commit {found.commit}, and not {pin.build_number}, {pin.commit}"
-            raise RuntimeRejected(
-                f"The llama.cpp in {staging} is not what was built: {reason}.",
-                fix="Remove the downloads folder of noa_lab's home and start again.",
-                reason=reason,
-                signal="",
-                path=str(staging),
+            claim = f"build {found.build_number}, commit {found.commit}"
+            raise rejected(
+                staging, f"it calls itself {claim}, and not {pin.build_number}, {pin.commit}", "foreign version"
             )
         report(Progress(_TEST, "which thread count is fastest"))
         threads = fastest_threads(staging, model, machine().cores, cancel=cancel)
@@ -177,32 +159,14 @@ def _install_recipe(
     return placed
 
 
-def _link(runtime: Runtime, model: Path, report: Report, cancel: CancelToken | None) -> None:
-    step = "Link llama-cpp-python"
-    if not link_bindings(runtime):
-        return
-    report(Progress(step, "import, model, one token"))
-    try:
-        try_bindings(Path(sys.executable), model, cancel=cancel)
-    except BaseException:
-        # Untried libraries would kill the next process that imports them.
-        unlink_bindings()
-        raise
-    report(Progress(step, finished=True))
-
-
-def _sweep(home: Home) -> None:
-    """Remove what an interrupted installation left beside the runtimes; only called under the lock."""
-    for pattern in (".staging-*", ".old-*"):
-        for path in home.runtimes.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-    for pattern in (".unpack-*", ".pip-*"):
-        for path in home.downloads.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _clean_up(home: Home) -> None:
-    """Remove source and build trees: 300 MB that nothing needs any more."""
-    for pattern in ("llama.cpp-*", "build-*"):
-        for path in home.downloads.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+def _sweep(home: Home, work: Path) -> None:
+    """Remove what an interrupted installation left half-done; only called under the lock."""
+    work.mkdir(exist_ok=True)
+    leftovers = [
+        *home.runtimes.glob(".staging-*"),
+        *home.runtimes.glob(".old-*"),
+        *work.glob(".unpack-*"),
+        *work.glob(".pip-*"),
+    ]
+    for path in leftovers:
+        shutil.rmtree(path, ignore_errors=True)

@@ -129,9 +129,9 @@ def _read(path: Path) -> str:
 
 @functools.cache
 def _cpu() -> tuple[str, tuple[str, ...]]:
-    if sys.platform == "linux":
+    if platform.system() == "Linux":
         return _linux_cpu(_read(Path("/proc/cpuinfo")))
-    if sys.platform == "darwin":
+    if platform.system() == "Darwin":
         return _mac_cpu()
     return platform.processor() or platform.machine(), ("neon",) if architecture() == "arm64" else ()
 

@@ -21,6 +21,7 @@ class Pin:
         sha256: Hash of the sdist.
         tag: llama.cpp's release tag at that commit.
         commit: llama.cpp's commit, short.
+        sdist_bytes: Size of the sdist.
         source_bytes: Disk space that the sdist and the unpacked source take.
         build_bytes: Disk space that the build takes at its largest.
     """
@@ -30,6 +31,7 @@ class Pin:
     sha256: str
     tag: str
     commit: str
+    sdist_bytes: int
     source_bytes: int
     build_bytes: int
 
@@ -50,6 +52,7 @@ PIN = Pin(
     sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
     tag="b11312",
     commit="0c1e57098",
+    sdist_bytes=76_589_250,
     source_bytes=300_000_000,
     build_bytes=200_000_000,
 )
@@ -66,13 +69,15 @@ class Recipe:
         name: "portable", "baseline".
         says: What it is, in words.
         backend: "cpu" or "metal".
-        flags: CMake options that make it differ from the others.
+        flags: CMake options.
+        needs: Instruction sets that it uses, as `Machine.features` names them.
     """
 
     name: str
     says: str
     backend: str
     flags: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
 
 _COMMON = (
@@ -89,6 +94,8 @@ _COMMON = (
     "-DLLAMA_OPENSSL=OFF",
 )
 _NO_AVX = ("SSE42", "AVX", "AVX2", "BMI2", "FMA", "F16C")
+
+_AVX2_NEEDS = ("avx2", "fma", "f16c", "bmi2")
 
 
 def _rpath(system: str) -> tuple[str, ...]:
@@ -120,7 +127,7 @@ def recipes(system: str = sys.platform, arch: str | None = None) -> tuple[Recipe
         return (Recipe("portable", f"any {arch} CPU", "cpu", portable),)
     baseline = (*portable, *(f"-DGGML_{feature}=OFF" for feature in _NO_AVX))
     return (
-        Recipe("portable", "any x86-64 CPU with AVX2 (2013 and later)", "cpu", portable),
+        Recipe("portable", "any x86-64 CPU with AVX2 (2013 and later)", "cpu", portable, needs=_AVX2_NEEDS),
         Recipe("baseline", "any x86-64 CPU, without AVX", "cpu", baseline),
     )
 

@@ -123,7 +123,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         log: Path | None = None,
     ) -> None:
-        flags = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
+        flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # only Windows has it
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), *map(str, command)],
             cwd=cwd,
@@ -152,12 +152,19 @@ class Child:
             self._lines.put(line)
         self._lines.put(None)
 
-    def lines(self, *, until: float | None = None, cancel: CancelToken | None = None) -> Iterator[str]:
+    def lines(
+        self,
+        *,
+        until: float | None = None,
+        cancel: CancelToken | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> Iterator[str]:
         """Lines as they come, until the command ends.
 
         Args:
             until: `time.monotonic()` after which `TimeoutError` is raised.
             cancel: Raises `Cancelled` within a tenth of a second.
+            on_idle: Called every tenth of a second without a line.
         """
         while True:
             if cancel is not None:
@@ -167,6 +174,8 @@ class Child:
             try:
                 line = self._lines.get(timeout=_POLL_SECONDS)
             except queue.Empty:
+                if on_idle is not None:
+                    on_idle()
                 continue
             if line is None:
                 return
@@ -216,6 +225,7 @@ def run(
     log: Path | None = None,
     seconds: float | None = None,
     on_line: Callable[[str], None] | None = None,
+    on_idle: Callable[[], None] | None = None,
     cancel: CancelToken | None = None,
 ) -> Finished:
     """Run a command to its end.
@@ -227,6 +237,7 @@ def run(
         log: File that gets every line as well.
         seconds: Longest time it may take; None waits for ever.
         on_line: Called with each line.
+        on_idle: Called every tenth of a second without a line.
         cancel: Ends it and everything it started.
 
     Raises:
@@ -235,7 +246,7 @@ def run(
     until = time.monotonic() + seconds if seconds is not None else None
     with Child(command, cwd=cwd, env=env, log=log) as child:
         try:
-            for line in child.lines(until=until, cancel=cancel):
+            for line in child.lines(until=until, cancel=cancel, on_idle=on_idle):
                 if on_line is not None:
                     on_line(line)
             returncode = child.wait(10)

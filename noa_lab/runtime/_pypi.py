@@ -57,7 +57,14 @@ def download_distribution(
         report(Progress(step, f"asking pip for {name}", done=0, total=expected_bytes, unit="bytes"))
         options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *kind, *hashes]
         command = [sys.executable, "-m", "pip", "download", *options, "-r", requirements, "-d", target / "files"]
-        done = run(command, cwd=target, env=_pip_environment(), cancel=cancel)
+        arriving = target / "arriving"
+        arriving.mkdir()
+
+        def tell() -> None:
+            report(Progress(step, name, done=_bytes_in(arriving, target / "files"), total=expected_bytes, unit="bytes"))
+
+        environment = _pip_environment() | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(arriving))
+        done = run(command, cwd=target, env=environment, on_idle=tell, cancel=cancel)
         files = sorted((target / "files").glob("*")) if (target / "files").is_dir() else []
         if done.returncode != 0 or len(files) != 1:
             raise _failure(name, done.text)
@@ -70,6 +77,20 @@ def download_distribution(
     return final
 
 
+def _bytes_in(*folders: Path) -> int:
+    """Size of the largest file: pip's only word on how far it is."""
+    largest = 0
+    for top in folders:
+        # pip removes folders meanwhile: os.walk passes over what is gone.
+        for folder, _, names in os.walk(top):
+            for name in names:
+                try:
+                    largest = max(largest, (Path(folder) / name).stat().st_size)
+                except OSError:
+                    continue
+    return largest
+
+
 def _pip_environment() -> dict[str, str]:
     # CMAKE_ARGS and FORCE_CMAKE steer the build backend of the bindings' sdist, of which only the metadata is wanted.
     return {name: value for name, value in os.environ.items() if name not in {"CMAKE_ARGS", "FORCE_CMAKE"}}
@@ -80,8 +101,10 @@ def _failure(name: str, output: str) -> Exception:
     if "No module named pip" in output:
         return ToolMissing("This Python has no pip.", fix=f"Run `{sys.executable} -m ensurepip`.", tool="pip")
     errors = [line.strip() for line in output.splitlines() if line.lstrip().startswith("ERROR")]
-    reason = errors[0] if errors else output.strip().splitlines()[-1] if output.strip() else "pip said nothing"
-    reason = reason.removeprefix("ERROR:").strip()
+    words = errors[0] if errors else output.strip().splitlines()[-1] if output.strip() else "pip said nothing"
+    reason = re.sub(r" \(from versions:.*", "", words.removeprefix("ERROR:").strip())[:300]
+    if re.search(r"NewConnectionError|ConnectTimeout|ProxyError|Temporary failure|Name or service not known", output):
+        reason = "the package index cannot be reached"
     if "THESE PACKAGES DO NOT MATCH THE HASHES" in output:
         found = re.search(r"Got\s+([0-9a-f]{64})", output)
         return ChecksumMismatch(

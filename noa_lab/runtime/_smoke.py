@@ -11,8 +11,12 @@ import json
 import re
 import secrets
 import shutil
+import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +24,19 @@ from typing import Any
 from noa_lab.errors import RuntimeRejected
 from noa_lab.events import CancelToken
 from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
+from noa_lab.runtime._rejection import last_words, rejected, rejected_for
 
-__all__ = ["SmokeResult", "fastest_threads", "program", "smoke_test", "try_bindings"]
+__all__ = ["SmokeResult", "program", "smoke_test"]
 
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 120.0
+_ASK_SECONDS = 30.0
+_HTTP_SECONDS = 600.0
 _TOKENS = 8
 _LISTENING = re.compile(r"listening on (?:http://)?[^ ]*?:(\d+)\s*$")
 _VERSION = re.compile(r"\(build (\d+), commit ([0-9a-f]+|unknown)\)")
 _OLD_VERSION = re.compile(r"version: (\d+) \(([0-9a-f]+|unknown)\)")
+_MODEL_FAULT = re.compile(r"failed to load model|error loading model|failed to open GGUF", re.IGNORECASE)
 _COMPILER = re.compile(r"built with (.+)")
 _FLAG = re.compile(r"(--?[a-zA-Z][\w-]*),?")
 
@@ -81,7 +89,7 @@ def smoke_test(
     """
     server = program(folder, "llama-server")
     if not server.is_file():
-        raise _rejected(folder, f"there is no {server.name} in it", "no program")
+        raise rejected(folder, f"there is no {server.name} in it", "no program")
     private = Path(tempfile.mkdtemp(prefix="noa-lab-smoke-"))
     try:
         environment = clean_environment(private)
@@ -99,7 +107,7 @@ def _version(server: Path, environment: dict[str, str], cancel: CancelToken | No
     match = _VERSION.search(text) or _OLD_VERSION.search(text)
     if match is None:
         shown = text.strip().splitlines()[0][:200] if text.strip() else "nothing"
-        raise _rejected(
+        raise rejected(
             server.parent, f"`{server.name} --version` printed {shown!r}, which names no build", "foreign version"
         )
     compiler = _COMPILER.search(text)
@@ -119,14 +127,10 @@ def _flags(server: Path, environment: dict[str, str], cancel: CancelToken | None
 
 
 def _ask(server: Path, option: str, environment: dict[str, str], cancel: CancelToken | None) -> str:
-    seconds = 30.0
     lines: list[str] = []
-    done = run([server, option], env=environment, seconds=seconds, on_line=lines.append, cancel=cancel)
-    if done.timed_out:
-        raise _rejected(server.parent, f"`{server.name} {option}` hung for {seconds:.0f} s", "hang")
-    if done.returncode != 0:
-        reason = f"`{server.name} {option}`: {describe_exit(done.returncode)}{_last_words(done.tail)}"
-        raise _rejected(server.parent, reason, "died", done.returncode)
+    done = run([server, option], env=environment, seconds=_ASK_SECONDS, on_line=lines.append, cancel=cancel)
+    if done.timed_out or done.returncode != 0:
+        raise rejected_for(server.parent, f"`{server.name} {option}`", done)
     return "\n".join(lines)
 
 
@@ -141,7 +145,7 @@ def _try_server(
         [server, "-m", model, *options], env=clean_environment(private, LLAMA_API_KEY=key), cwd=private
     ) as child:
         port = _await_port(child, server, start_seconds, cancel)
-        _ask_server(child, server, port, key, answer_seconds)
+        _ask_server(child, server, port, key, answer_seconds, cancel)
 
 
 def _await_port(child: Child, server: Path, seconds: float, cancel: CancelToken | None) -> int:
@@ -151,42 +155,60 @@ def _await_port(child: Child, server: Path, seconds: float, cancel: CancelToken 
             if match:
                 return int(match[1])
     except TimeoutError:
-        raise _rejected(server.parent, f"{server.name} hung: it was not ready after {seconds:.0f} s", "hang") from None
+        raise rejected(server.parent, f"{server.name} hung: it was not ready after {seconds:.0f} s", "hang") from None
     raise _died(child, server, "while it loaded the model")
 
 
-def _ask_server(child: Child, server: Path, port: int, key: str, seconds: float) -> None:
-    request = {
-        "prompt": "Once upon a time",
-        "n_predict": _TOKENS,
-        "temperature": 0.0,
-        "seed": 1,
-        "cache_prompt": False,
-        "ignore_eos": True,
-    }
+def _ask_server(child: Child, server: Path, port: int, key: str, seconds: float, cancel: CancelToken | None) -> None:
+    request = {"prompt": "Once upon a time", "n_predict": _TOKENS, "temperature": 0.0, "seed": 1, "ignore_eos": True}
     try:
-        answer = _http(port, key, "/completion", request, seconds)
-        props = _http(port, key, "/props", None, seconds)
+        answer = _patiently(lambda: _http(port, key, "/completion", request), seconds, cancel)
+        props = _patiently(lambda: _http(port, key, "/props", None), seconds, cancel)
     except TimeoutError:
-        raise _rejected(server.parent, f"{server.name} hung: no answer after {seconds:.0f} s", "hang") from None
+        raise rejected(server.parent, f"{server.name} hung: no answer after {seconds:.0f} s", "hang") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         try:
             child.wait(2)
-        except Exception:
-            raise _rejected(server.parent, f"{server.name} answered wrongly: {error}", "wrong answer") from None
+        except subprocess.TimeoutExpired:
+            raise rejected(server.parent, f"{server.name} answered wrongly: {error}", "wrong answer") from None
         raise _died(child, server, "when it was asked for 8 tokens") from None
     text, count = answer.get("content"), answer.get("tokens_predicted")
     if not isinstance(text, str) or not text or count != _TOKENS:
-        raise _rejected(
+        raise rejected(
             server.parent, f"{server.name} was asked for {_TOKENS} tokens and gave {count}: {text!r}", "wrong answer"
         )
     if "build_info" not in props:
-        raise _rejected(server.parent, f"{server.name} does not say what it is in /props", "wrong answer")
+        raise rejected(server.parent, f"{server.name} does not say what it is in /props", "wrong answer")
 
 
-def _http(port: int, key: str, path: str, body: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
+def _patiently(ask: Callable[[], dict[str, Any]], seconds: float, cancel: CancelToken | None) -> dict[str, Any]:
+    """Ask in a thread, so that a cancellation need not wait for the answer.
+
+    Raises:
+        TimeoutError: After `seconds`.
+        Cancelled: When `cancel` was; the thread ends with the server.
+    """
+    answer: Future[dict[str, Any]] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="noa-lab smoke test", daemon=True).start()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if cancel is not None:
+            cancel.check()
+        if wait([answer], 0.1).done:
+            return answer.result()
+    raise TimeoutError
+
+
+def _http(port: int, key: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
     # http.client knows nothing of proxies: loopback stays loopback.
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_HTTP_SECONDS)
     try:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, headers)
@@ -204,98 +226,7 @@ def _http(port: int, key: str, path: str, body: dict[str, Any] | None, seconds: 
 
 def _died(child: Child, server: Path, when: str) -> RuntimeRejected:
     returncode = child.wait(10)
-    reason = f"{server.name} {when}: {describe_exit(returncode)}{_last_words(tuple(child.tail))}"
-    return _rejected(server.parent, reason, "died", returncode)
-
-
-def _last_words(lines: tuple[str, ...]) -> str:
-    telling = [line for line in lines if re.search(r"error|fail|cannot|not found|abort", line, re.IGNORECASE)] or list(
-        lines
-    )
-    return f" ({telling[-1].strip()[:300]})" if telling else ""
-
-
-def _rejected(folder: Path, reason: str, kind: str, returncode: int = 0) -> RuntimeRejected:
-    import signal
-
-    name = signal.Signals(-returncode).name if returncode < 0 and -returncode in set(signal.Signals) else ""
-    return RuntimeRejected(
-        f"The llama.cpp in {folder} does not work here: {reason}.",
-        fix="Install another build; `noa-lab check` shows what this machine can run.",
-        reason=reason,
-        kind=kind,
-        signal=name,
-        path=str(folder),
-    )
-
-
-def fastest_threads(folder: Path, model: Path, cores: int, *, cancel: CancelToken | None = None) -> int:
-    """Which thread count is fastest on this machine, measured with llama-bench on the small model.
-
-    A core more is not always faster: two noisy virtual cores were once seven times slower than one.
-
-    Args:
-        folder: llama.cpp's programs.
-        model: A small GGUF file.
-        cores: Cores that may be used.
-        cancel: Ends the measurement.
-
-    Returns:
-        Of 1, 2, 4, ... and `cores`, the one with the least time for 32 prompt tokens and 16 generated ones. The best of 3 runs
-        counts for each, because other programs only ever make a run slower.
-
-    Raises:
-        RuntimeRejected: When llama-bench dies, hangs or prints no numbers.
-        Cancelled: When `cancel` was.
-    """
-    choices = sorted({1, cores, *(2**power for power in range(1, cores.bit_length()) if 2**power <= cores)})
-    if choices == [1]:
-        return 1
-    bench = program(folder, "llama-bench")
-    private = Path(tempfile.mkdtemp(prefix="noa-lab-bench-"))
-    try:
-        counts = ",".join(map(str, choices))
-        command = [str(bench), "-m", str(model), "-t", counts, *["-p", "32", "-n", "16"], *["-r", "3", "-o", "jsonl"]]
-        done = run(command, env=clean_environment(private), seconds=120, cancel=cancel)
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
-    if done.returncode != 0 or done.timed_out:
-        how = "it hung" if done.timed_out else describe_exit(done.returncode)
-        raise _rejected(folder, f"{bench.name}: {how}{_last_words(done.tail)}", "died", done.returncode)
-    seconds = dict.fromkeys(choices, 0.0)
-    for line in done.tail:
-        if line.startswith("{"):
-            row = json.loads(line)
-            seconds[row["n_threads"]] += min(row["samples_ns"]) / 1e9
-    if not all(seconds.values()):
-        raise _rejected(folder, f"{bench.name} printed no times", "wrong answer")
-    return min(choices, key=lambda count: seconds[count])
-
-
-def try_bindings(python: Path, model: Path, *, cancel: CancelToken | None = None) -> None:
-    """Import `llama_cpp` in a child Python, load the model, generate one token.
-
-    Args:
-        python: The Python whose bindings are tried.
-        model: A small GGUF file.
-        cancel: Ends the trial.
-
-    Raises:
-        RuntimeRejected: When the child dies or the token does not come.
-        Cancelled: When `cancel` was.
-    """
-    code = (
-        "import sys, llama_cpp\n"
-        "model = llama_cpp.Llama(sys.argv[1], n_ctx=64, n_threads=1, verbose=False)\n"
-        "print('tokens', model.create_completion('Once upon', max_tokens=1)['usage']['completion_tokens'])\n"
-    )
-    private = Path(tempfile.mkdtemp(prefix="noa-lab-bindings-"))
-    try:
-        done = run([python, "-c", code, model], cwd=private, env=clean_environment(private), seconds=120, cancel=cancel)
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
-    if done.returncode != 0 or done.timed_out or "tokens 1" not in done.text:
-        how = "it hung" if done.timed_out else describe_exit(done.returncode)
-        raise _rejected(
-            Path(python), f"`import llama_cpp` and one token: {how}{_last_words(done.tail)}", "died", done.returncode
-        )
+    reason = f"{server.name} {when}: {describe_exit(returncode)}{last_words(child.tail)}"
+    # A clean exit over the model is no fault of the build: a safer one would end in the same way.
+    about_model = returncode == 1 and any(_MODEL_FAULT.search(line) for line in child.tail)
+    return rejected(server.parent, reason, "model" if about_model else "died", returncode)

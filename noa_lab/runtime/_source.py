@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 from noa_lab.errors import DiskFull, DownloadFailed
 from noa_lab.events import CancelToken, Progress, Report
-from noa_lab.paths import Home
 from noa_lab.runtime._pins import Pin
 from noa_lab.runtime._pypi import download_distribution
 
@@ -19,22 +18,34 @@ _INSIDE = ("vendor", "llama.cpp")
 _MOST_BYTES = 2 * 2**30
 
 
-def source_folder(pin: Pin, home: Home, *, report: Report, cancel: CancelToken | None) -> Path:
+def source_folder(pin: Pin, work: Path, *, report: Report, cancel: CancelToken | None) -> Path:
     """The unpacked source; fetched when it is not there yet.
 
     It is removed after a successful installation; one that an interrupted installation left is used again.
+
+    Args:
+        pin: Which source.
+        work: Folder for the sdist and the source.
+        report: Told about the progress.
+        cancel: Stops it.
 
     Raises:
         DownloadFailed: When PyPI cannot be reached, or the sdist is not what was expected.
         DiskFull: When it does not fit.
         Cancelled: When `cancel` was.
     """
-    folder = home.downloads / f"llama.cpp-{pin.tag}-{pin.commit}"
+    folder = work / f"llama.cpp-{pin.tag}-{pin.commit}"
     if folder.is_dir():
         return folder
-    check_disk(home.downloads, pin.source_bytes)
+    check_disk(work, pin.source_bytes)
     sdist = download_distribution(
-        pin.requirement, home.downloads, binary=False, step="Download llama.cpp's source", report=report, cancel=cancel
+        pin.requirement,
+        work,
+        binary=False,
+        step="Download llama.cpp's source",
+        expected_bytes=pin.sdist_bytes,
+        report=report,
+        cancel=cancel,
     )
     try:
         _unpack(sdist, folder, report, cancel)

@@ -97,7 +97,7 @@ def load(folder: Path) -> Runtime | None:
     try:
         data: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         known = {each.name for each in fields(Runtime)}
-        values = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in known
         }
         where = Path(values.pop("folder", folder))

@@ -34,7 +34,12 @@ class CheckResult:
         return asdict(self)
 
 
-def test_server(url: str, api_key: str | None = None, *, timeout: float = 60.0) -> list[CheckResult]:
+def test_server(
+    url: str,
+    api_key: str | None = None,  # noqa: PT028
+    *,
+    timeout: float = 60.0,  # noqa: PT028
+) -> list[CheckResult]:
     """Check the health and one completion of a llama-server, ours or any other; it is talked to and nothing else.
 
     Args:

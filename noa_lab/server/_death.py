@@ -12,7 +12,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -79,12 +78,6 @@ def job_object(pid: int) -> object:  # pragma: no cover - Windows
     Raises:
         OSError: When Windows refuses.
     """
-    if sys.platform != "win32":
-        raise OSError("Job objects exist on Windows only.")
-    return _windows_job(pid)
-
-
-def _windows_job(pid: int) -> object:  # pragma: no cover - Windows
     kill_on_close, extended_limits, all_access = 0x2000, 9, 0x1F0FFF
     kernel: Any = getattr(ctypes, "WinDLL")("kernel32", use_last_error=True)  # noqa: B009 - absent elsewhere
     for name in ("CreateJobObjectW", "OpenProcess"):
@@ -92,7 +85,7 @@ def _windows_job(pid: int) -> object:  # pragma: no cover - Windows
     size_t, dword, int64 = ctypes.c_size_t, ctypes.c_uint32, ctypes.c_int64
 
     class Limits(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012 - the layout ctypes asks for
+        _fields_ = [
             ("per_process_time", int64),
             ("per_job_time", int64),
             ("flags", dword),

@@ -34,31 +34,35 @@ _WINDOWS = {
 }
 
 _MESSAGES = (
-    ("port", re.compile(r"couldn't bind|address already in use", re.I), "its port could not be opened"),
+    ("port", re.compile(r"couldn't bind|address already in use", re.IGNORECASE), "its port could not be opened"),
     (
         "argument",
-        re.compile(r"error: (?:invalid argument|while handling argument|unknown argument)", re.I),
+        re.compile(r"error: (?:invalid argument|while handling argument|unknown argument)", re.IGNORECASE),
         "it refused an option",
     ),
     (
         "library",
-        re.compile(r"error while loading shared libraries|Library not loaded|image not found", re.I),
+        re.compile(r"error while loading shared libraries|Library not loaded|image not found", re.IGNORECASE),
         "a library is missing",
     ),
     (
         "memory",
-        re.compile(r"failed to allocate|unable to allocate|out of memory|bad_alloc|cannot allocate memory", re.I),
+        re.compile(
+            r"failed to allocate|unable to allocate|out of memory|bad_alloc|cannot allocate memory", re.IGNORECASE
+        ),
         "there is not enough memory",
     ),
     (
         "model",
-        re.compile(r"(?:failed|error|unable) (?:to load|loading) model|failed to read header|invalid magic", re.I),
+        re.compile(
+            r"(?:failed|error|unable) (?:to load|loading) model|failed to read header|invalid magic", re.IGNORECASE
+        ),
         "the model file cannot be loaded",
     ),
 )
 _TELLING = re.compile(
     r"gguf_init|error loading model|invalid magic|corrupt|tensor .*(?:not|missing|out of)|failed to open|No such file",
-    re.I,
+    re.IGNORECASE,
 )
 
 _FIXES = {
@@ -133,7 +137,7 @@ def explain_exit(code: int, lines: list[str], *, oom_before: int = 0, oom_after:
         if found:
             detail = (_first(lines, _TELLING) or found) if kind == "model" else found
             return ExitReason(kind, f"{words}: {detail}", code)
-    last = _last(lines, re.compile(r"\bE\b|error|fail", re.I))
+    last = _last(lines, re.compile(r"\bE\b|error|fail", re.IGNORECASE))
     return ExitReason("other", f"exit code {code}" + (f": {last}" if last else ""), code)
 
 

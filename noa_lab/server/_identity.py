@@ -16,6 +16,7 @@ from pathlib import Path
 __all__ = ["ProcessMark", "here", "is_alive", "mark_of", "own_mark", "owns_port", "signal_process"]
 
 _DEAD_STATES = ("Z", "X", "x")
+_PROC = sys.platform.startswith("linux")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,7 @@ class ProcessMark:
 
 def mark_of(pid: int) -> ProcessMark | None:
     """The mark of a living process; None when there is none with this pid, or only a zombie."""
-    if sys.platform == "linux":
-        return _mark_from_proc(pid)
-    return _mark_from_psutil(pid)
+    return _mark_from_proc(pid) if _PROC else _mark_from_psutil(pid)
 
 
 def _mark_from_proc(pid: int) -> ProcessMark | None:

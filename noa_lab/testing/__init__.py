@@ -3,6 +3,7 @@
 Each fake is contract-tested against what it imitates; nothing in the product imports this package.
 """
 
+from noa_lab.testing._fake_server import FakeLlamaServer, Script
 from noa_lab.testing._scripted import Reply, ScriptedCall, ScriptedEngine
 
-__all__ = ["Reply", "ScriptedCall", "ScriptedEngine"]
+__all__ = ["FakeLlamaServer", "Reply", "Script", "ScriptedCall", "ScriptedEngine"]

@@ -66,7 +66,7 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         self.error: Exception | None = None
         """The last error that the message strip told of, for a closer look."""
         super().__init__()
-        self._pump = Pump(f"noa-lab {type(self).__name__}", publish=self._publish, failed=self._fail)
+        self._pump = Pump(f"noa-lab panel {type(self).__name__}", publish=self._publish, failed=self._fail)
         atexit.register(self.close)
         self.on_msg(self._heard)
         self.refresh()
@@ -295,7 +295,8 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
 
     def do_page(self, table: str, by: int) -> None:
         """Turn the page of a table."""
-        self._offsets[str(table)] = max(0, self._offsets.get(str(table), 0) + int(by) * PAGE)
+        last = max(0, self.parts[table]["total"] - 1) // PAGE * PAGE
+        self._offsets[table] = min(last, max(0, self._offsets.get(table, 0) + int(by) * PAGE))
         self._start_look()
 
     # Looking, and being seen.

@@ -11,7 +11,7 @@ from noa_lab.widgets._form import ticked, whole, words
 from noa_lab.widgets._job import seconds
 from noa_lab.widgets._models import megabytes
 from noa_lab.widgets._panel import Panel
-from noa_lab.widgets._source import call
+from noa_lab.widgets._source import call, literal
 from noa_lab.widgets._view import Block, Kind, View, button, buttons, cell, code, column, facts, field, log, section, table
 
 if TYPE_CHECKING:
@@ -24,8 +24,12 @@ __all__ = ["ServerPanel"]
 
 _WATCH_SECONDS = 2.0
 _LOG_LINES = 60
-_UP = ("starting", "ready", "draining")
-_KINDS: dict[str, Kind] = {"starting": "busy", "ready": "ok", "draining": "busy", "crashed": "error"}
+_READY = ("ready", "busy")
+_KINDS: dict[str, Kind] = {
+    **{"starting": "busy", "ready": "ok", "busy": "busy", "draining": "busy"},
+    **{"crashed": "error", "unresponsive": "error", "elsewhere": "info", "stopped": "info"},
+}
+_SETTINGS = (("context_size", "Context"), ("slots", "Slots"), ("threads", "Threads"))
 _COLUMNS = [
     column("Server"),
     column("State"),
@@ -183,7 +187,7 @@ class ServerPanel(Panel):
                 buttons(
                     "buttons",
                     [
-                        button("start", "Start", enabled=idle, primary=one is None or one.state not in _UP),
+                        button("start", "Start", enabled=idle, primary=one is None or one.state not in _READY),
                         button("stop", f"Stop {one.name}", enabled=idle, args={"server": one.name}) if one else None,
                         button("cancel", "Cancel", enabled=not idle) if not idle else None,
                     ],
@@ -191,7 +195,7 @@ class ServerPanel(Panel):
                 _servers(found) if found and found.up else None,
                 _about(one) if one else None,
                 section("log-fold", "Log", [log("log", f"Log of {found.chosen}", found.log)], folded=True) if found and found.chosen else None,
-                _snippets(one) if one and one.state == "ready" else None,
+                _snippets(one) if one and one.state in _READY else None,
             ],
         )
 
@@ -217,9 +221,9 @@ class ServerPanel(Panel):
             "",
             [
                 field("model", "Model", model, kind="select", options=options, enabled=idle, error=wrong.get("model", "")),
-                field("context_size", "Context", form["context_size"], kind="number", help="tokens a request; 4096", enabled=idle, error=wrong.get("context_size", "")),
-                field("slots", "Slots", form["slots"], kind="number", help="requests at once; 2", enabled=idle, error=wrong.get("slots", "")),
-                field("threads", "Threads", form["threads"], kind="number", help="as measured", enabled=idle, error=wrong.get("threads", "")),
+                field("context_size", "Context", form["context_size"], kind="number", help="tokens; default 4096", enabled=idle, error=wrong.get("context_size", "")),
+                field("slots", "Slots", form["slots"], kind="number", help="at once; default 2", enabled=idle, error=wrong.get("slots", "")),
+                field("threads", "Threads", form["threads"], kind="number", help="default: measured", enabled=idle, error=wrong.get("threads", "")),
                 field("keep", "Keep it after this kernel", form["keep"], kind="checkbox", enabled=idle),
             ],
             layout="row",
@@ -244,13 +248,15 @@ def _row(one: ServerStatus, chosen: bool) -> list[str | Block]:
 
 
 def _about(one: ServerStatus) -> Block:
+    settings = one.settings or {}
     items: list[tuple[str, object]] = [("Model", one.model), ("Process", one.pid or "-")]
-    items += [("Ended", one.reason)] if one.reason else []
-    return section("about", "", [facts("server-facts", f"About {one.name}", items)])
+    items += [(label, settings[name]) for name, label in _SETTINGS if name in settings]
+    items += [("Held by", ", ".join(one.held_by) or "nobody"), ("Stays", "yes, until it is stopped" if one.keep else "as long as it is held")]
+    items += [("Note", note) for note in one.notes[:1]] + ([("Ended", one.reason)] if one.reason else [])
+    return section("about", f"About {one.name}", [facts("server-facts", f"About {one.name}", items)])
 
 
 def _snippets(one: ServerStatus) -> Block:
-    name = repr(one.name)
     shell = (
         f"# the key: noa-lab status --show-key, then export NOA_LAB_API_KEY=...\n"
         f"curl {one.base_url}/v1/chat/completions \\\n"
@@ -258,9 +264,9 @@ def _snippets(one: ServerStatus) -> Block:
         f'  -d \'{{"messages": [{{"role": "user", "content": "What is GGUF?"}}], "max_tokens": 60}}\''
     )
     python = (
-        f"import os\n\nfrom openai import OpenAI  # server {name}\n\n"
+        f"import os\n\nfrom openai import OpenAI\n\n"
         f'client = OpenAI(base_url="{one.base_url}/v1", api_key=os.environ["NOA_LAB_API_KEY"])\n'
-        f'answer = client.chat.completions.create(\n    model="default", messages=[{{"role": "user", "content": "What is GGUF?"}}], max_tokens=60\n)\n'
+        f'answer = client.chat.completions.create(\n    model={literal(one.model)}, messages=[{{"role": "user", "content": "What is GGUF?"}}], max_tokens=60\n)\n'
         f"print(answer.choices[0].message.content)"
     )
     return section("use", "Use it from elsewhere", [code("curl", "curl", shell), code("openai", "Python, with the openai package", python)], folded=True)

@@ -121,9 +121,11 @@ def field(
     }
 
 
-def button(action: str, label: str, *, enabled: bool = True, primary: bool = False, args: Mapping[str, Any] | None = None) -> Block:
+def button(
+    action: str, label: str, *, enabled: bool = True, primary: bool = False, small: bool = False, args: Mapping[str, Any] | None = None
+) -> Block:
     """A button that sends `action`; one per panel is primary at a time."""
-    return {"action": action, "label": label, "enabled": enabled, "primary": primary, "args": dict(args or {})}
+    return {"action": action, "label": label, "enabled": enabled, "primary": primary, "small": small, "args": dict(args or {})}
 
 
 def buttons(id: str, items: Iterable[Block | None]) -> Block:  # noqa: A002

@@ -110,11 +110,12 @@ def _machine(home: Home) -> Iterator[Finding]:
         f"{disk / GIB:.1f} GiB free in {home.root}",
         "" if disk >= LOW_DISK_BYTES else "Free some space, or point NOA_LAB_HOME to another disk.",
     )
-    if machine.network_filesystem(home.root):
+    network = machine.network_filesystem(home.root)
+    if network is not None:
         yield Finding(
             "Home folder",
             "problem",
-            f"{home.root} is on a network file system, where SQLite's write-ahead log is not safe",
+            f"{home.root} is on a network file system ({network}), where SQLite's write-ahead log is not safe",
             "Point NOA_LAB_HOME to a folder on a local disk.",
         )
 

@@ -60,7 +60,7 @@ class Lab:
             DownloadFailed: When PyPI cannot be reached.
             Cancelled: When `cancel` was.
         """
-        model = models.fetch(models.catalogue(self.home).default.name, self.home, report=report, cancel=cancel)
+        model = self.models.get(report=report, cancel=cancel)
         return runtime.install(self.home, model=model.path, report=report, cancel=cancel)
 
     def runtimes(self) -> list[Runtime]:
@@ -154,7 +154,7 @@ class Lab:
 
         grid = grid.with_default_model(self.models.default)
         for ref in grid.models:
-            models.resolve(ref, self.home)
+            self.models.resolve(ref)
         runtime.current(self.home)
         run = experiments.start(
             grid, tuple(scorers), store=self.store, engine_for=self.engine_for, fresh=fresh, name=name

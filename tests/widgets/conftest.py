@@ -9,6 +9,8 @@ import pytest
 from fakes import FakeLab
 from harness import PanelPage, Site
 
+from noa_lab.paths import Home
+
 CHROMIUM_ARGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--force-device-scale-factor=1", "--font-render-hinting=none"),
@@ -16,8 +18,10 @@ CHROMIUM_ARGS = [
 
 
 @pytest.fixture
-def lab():
-    return FakeLab()
+def lab(tmp_path):
+    home = Home(tmp_path / "home")
+    (home.logs / "smollm2-135m.log").write_text("load: model\nmain: server is listening\n")
+    return FakeLab(home)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def opened():
     yield keep
     for panel in panels:
         panel.close()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("noa-lab")]
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("noa-lab:", "noa-lab panel"))]
     assert not left
 
 
@@ -64,6 +68,7 @@ def show(chromium, site, opened):
 
     def open_page(panel, *, theme="light", width=1000):
         context = chromium.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+        context.set_default_timeout(5000)
         contexts.append(context)
         return PanelPage(context.new_page(), site, opened(panel), theme)
 

@@ -6,10 +6,14 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas
+
 from noa_lab.errors import UnknownModel
 from noa_lab.events import Progress, silent
+from noa_lab.experiments._runner_tally import RunProgress
 from noa_lab.models import ModelFile, ModelMetadata
 from noa_lab.runtime import Runtime
+from noa_lab.server import ServerStatus
 from noa_lab.workbench import Finding, Report
 
 METADATA = ModelMetadata("llama", "Smol", 135_000_000, 8192, 30, 576, 9, 3, 49152, "Q4_1", "{{ x }}", 272)
@@ -60,11 +64,15 @@ class FakeModels:
 class FakeLab:
     """`gate`: when given, long work waits for it, and stops when cancelled."""
 
-    def __init__(self):
+    def __init__(self, home=None):
+        self.home = home
         self.gate = None
         self.error = None
         self.threads = set()
         self.installed = False
+        self.calls = []
+        self.up = []
+        self.run = None
         self.models = FakeModels(self)
 
     def work(self, step, report, cancel, *, unit="", total=20.0):
@@ -93,3 +101,99 @@ class FakeLab:
 
     def runtimes(self):
         return [RUNTIME] if self.installed else []
+
+    # Servers
+
+    def serve(self, ref=None, *, keep=False, report=silent, cancel=None, **settings):
+        self.calls.append(("serve", ref, keep, settings))
+        self.work("Start llama-server", report, cancel)
+        server = FakeServer(self, ref or "smollm2-135m")
+        self.up = [*self.up, server]
+        return server
+
+    def servers(self):
+        return [server.status() for server in self.up]
+
+    def stop(self, name):
+        self.calls.append(("stop", name))
+        self.up = [server for server in self.up if server.name != name]
+
+    # Comparisons
+
+    def compare(self, grid, scorers=(), *, fresh=False, name=""):
+        self.calls.append(("compare", grid, tuple(scorers), fresh, name))
+        if self.error is not None:
+            raise self.error
+        self.run = FakeRun(grid.with_default_model("smollm2-135m"), tuple(scorers), name)
+        return self.run
+
+
+class FakeServer:
+    def __init__(self, lab, name):
+        self._lab, self.name = lab, name
+        self.base_url = "http://127.0.0.1:40123"
+        self.api_key = "sk-THE-SECRET"
+        self.released = False
+
+    def status(self):
+        return ServerStatus(
+            self.name, "ready", "smollm2-135m", 4711, self.base_url, "b11312-cpu", {"context_size": 4096, "slots": 2, "threads": 2},
+            holders=1, held_by=("notebook (pid 42)",), slots_busy=1, slots_total=2, tokens_per_second=41.5, memory_bytes=260_000_000,
+            uptime_seconds=83.0, notes=("context_size 9000 is more than the model was trained for.",),
+        )  # fmt: skip
+
+    def release(self):
+        self.released = True
+        self._lab.stop(self.name)
+
+
+class FakeRun:
+    """A run whose cells the test finishes by hand: `answer(count)`."""
+
+    run_id = "r-2f9c81d4"
+
+    def __init__(self, grid, scorers, name):
+        self.grid, self.name = grid, name
+        self.prompts = tuple(grid.prompts)
+        self.scorers = tuple(getattr(scorer, "name", str(scorer)) for scorer in scorers)
+        self.status = "running"
+        self.error = ""
+        self.calls = []
+        self.reads = 0
+        self._cells = [
+            {"prompt": prompt, "input_id": found.id, "model": model, "sampling": sampling, "repeat": repeat, "status": "pending",
+             "answer": None, "error": None, "finish_reason": None, **{f"score.{name}": None for name in self.scorers}}
+            for found in grid.inputs for prompt in self.prompts for model in grid.models for sampling in range(len(grid.sampling)) for repeat in range(grid.repeats)
+        ]  # fmt: skip
+
+    def answer(self, count, text="An answer.", score=1.0, error=None):
+        waiting = [cell for cell in self._cells if cell["status"] == "pending"]
+        for cell in waiting[:count]:
+            cell.update(status="failed", error=error) if error else cell.update(status="done", answer=text, finish_reason="stop")
+            cell.update({} if error else {f"score.{name}": score for name in self.scorers})
+        if all(cell["status"] != "pending" for cell in self._cells):
+            self.status = "done"
+
+    def progress(self):
+        counts = {status: sum(cell["status"] == status for cell in self._cells) for status in ("done", "failed", "running", "pending")}
+        return RunProgress(self.run_id, self.status, total=len(self._cells), eta_seconds=12.0, error=self.error, **counts)
+
+    def cells(self):
+        self.reads += 1
+        return pandas.DataFrame(self._cells)
+
+    def pause(self):
+        self.status = "paused"
+
+    def resume(self):
+        self.status = "running"
+
+    def cancel(self):
+        self.status = "cancelled"
+
+    def verdict(self, arm, over, on, margin=0.05):
+        return SimpleNamespace(outcome="better", sentence=f"{arm} is better than {over} on {on}: +0.25 [0.10, 0.40], 24 inputs.")
+
+    def report(self, path):
+        Path(path).write_text("<html>")
+        return Path(path)

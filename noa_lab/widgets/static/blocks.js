@@ -162,7 +162,7 @@ function press(context, first) {
     update(/** @type {Block} */ block) {
       now = block;
       say(element, block.label);
-      put(element, "class", block.primary ? "noa-button noa-primary" : "noa-button");
+      put(element, "class", `noa-button${block.primary ? " noa-primary" : ""}${block.small ? " noa-small" : ""}`);
       put(element, "aria-disabled", block.enabled ? null : "true");
       put(element, "data-action", block.action);
     },

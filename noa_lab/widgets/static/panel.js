@@ -129,7 +129,7 @@ function messages(strip, list) {
     const mark = sign();
     const what = make("span");
     const fix = make("span", { class: "noa-fix" });
-    const element = make("div", {}, mark, what, fix);
+    const element = make("div", {}, mark, make("div", {}, what, " ", fix));
     return {
       element,
       update(item) {

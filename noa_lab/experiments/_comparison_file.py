@@ -1,0 +1,119 @@
+"""Comparison files: a grid and its scorers in YAML, for `noa-lab compare` and the notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from noa_lab.config import StrictModel, YamlDocument, load_yaml, validate_yaml
+from noa_lab.errors import BadInput, TemplateInvalid
+from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._inputs import Input, load_inputs
+from noa_lab.experiments._prompts import Prompt
+from noa_lab.experiments._runner_cells import check_scorers
+from noa_lab.experiments._scorer_specs import scorer_from_spec
+from noa_lab.experiments._scorers import Scorer
+from noa_lab.inference import InferenceConfig
+
+__all__ = ["Comparison", "load_comparison"]
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a comparison file says.
+
+    Attributes:
+        name: Its name.
+        grid: What to run; `grid.models` is empty where the file names none.
+        scorers: How answers are scored.
+    """
+
+    name: str
+    grid: Grid
+    scorers: tuple[Scorer, ...]
+
+
+class _File(StrictModel):
+    """The keys of a comparison file; what stands under them is checked by what it is for."""
+
+    name: str = Field(min_length=1)
+    prompts: dict[str, Any] = Field(min_length=1)
+    inputs: Any
+    models: tuple[str, ...] = ()
+    sampling: tuple[InferenceConfig, ...] = ()
+    repeats: int = 1
+    seed: int = 1
+    scorers: tuple[dict[str, Any], ...] = ()
+
+
+def load_comparison(path: Path | str) -> Comparison:
+    """Read a comparison file.
+
+    Its keys are `name`, `prompts` and `inputs` (needed), `models`, `sampling`, `repeats`, `seed` and `scorers`. Inputs are a list, or
+    the path of a CSV, JSONL or Parquet file, from the comparison file's folder.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        ConfigInvalid: With file, line, key, value and the nearest known key.
+        TemplateInvalid: When a template uses a variable that an input lacks.
+    """
+    file = Path(path)
+    document = load_yaml(file)
+    read = validate_yaml(_File, document)
+    prompts = {
+        name: _located(document, ("prompts", name), Prompt.of, value, name) for name, value in read.prompts.items()
+    }
+    inputs = _inputs(document, read.inputs)
+    scorers = tuple(
+        _located(document, ("scorers", number), scorer_from_spec, spec) for number, spec in enumerate(read.scorers)
+    )
+
+    def make() -> Grid:
+        return Grid(prompts, inputs, read.models, read.sampling or None, read.repeats, read.seed)
+
+    grid = _located(document, (), make)
+    _check(document, grid, scorers)
+    return Comparison(read.name, grid, scorers)
+
+
+def _inputs(document: YamlDocument, given: Any) -> tuple[Input, ...]:
+    if isinstance(given, list):
+        for number, row in enumerate(given):
+            # One by one first: a wrong one is then found with its line.
+            if isinstance(row, Mapping):
+                _located(document, ("inputs", number), load_inputs, [row])
+    found: tuple[Input, ...] = _located(document, ("inputs",), load_inputs, given, document.file.absolute().parent)
+    return found
+
+
+def _check(document: YamlDocument, grid: Grid, scorers: tuple[Scorer, ...]) -> None:
+    """Fill in every prompt, so that a file with a wrong variable is refused before any model is loaded."""
+    for name in grid.prompts:
+        _located(document, ("prompts", name), Grid.render, grid.replace(prompts={name: grid.prompts[name]}))
+    for number, scorer in enumerate(scorers):
+        _located(document, ("scorers", number), check_scorers, (scorer,), set(grid.fields))
+    _located(document, ("scorers",), check_scorers, scorers, set(grid.fields))
+
+
+def _located(document: YamlDocument, at: Place, function: Any, *args: Any) -> Any:
+    """Call `function`; what is wrong with its arguments is reported with file and line."""
+    try:
+        return function(*args)
+    except TemplateInvalid as error:
+        line = document.line(at)
+        fields = {**error.fields, "file": str(document.file), "line": line}
+        raise TemplateInvalid(f"{document.file}, line {line}: {error.message}", fix=error.fix, **fields) from None
+    except BadInput as error:
+        inner = error.fields.get("path")
+        field = error.fields.get("field")
+        deeper: Place = inner if isinstance(inner, tuple) else (field,) if isinstance(field, str) else ()
+        found, near = error.fields.get("value"), error.fields.get("nearest")
+        raise document.invalid(error.message, fix=error.fix, at=(*at, *deeper), value=found, nearest=near) from None

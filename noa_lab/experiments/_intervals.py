@@ -1,0 +1,194 @@
+"""Intervals for the mean of a few bounded numbers, and how many more would be needed.
+
+One method is at the bottom of all of them: the score interval. For a candidate mean m, find the likeliest distribution that has the mean m
+and lives on the observed values and the two ends of the range; m is in the interval when the observed mean is less than `critical`
+standard errors of *that* distribution away. For single 0/1 values this is Wilson's interval, for differences of paired 0/1 values
+it is Tango's (T. Tango, Statistics in Medicine 17, 1998, 891-908). The ends of the range are what keeps it honest when all values are
+equal: twenty-four differences of 0 give 0 +- 0.15 and not 0 +- 0. The critical value is Student's t with n - 1 degrees of freedom
+    instead of the
+normal one: by exact enumeration, n from 10 to 200, it covers at least 93.6 % where the normal one falls to 92.9 %, save for one setting
+at 93.3 % (n = 200, 2 % of the pairs differ, all in one direction).
+
+Graded values (not averages of 0 and 1) would give away too much that way, so they use Student's t with two more values added, at the
+median +- the largest deviation (the idea of D. G. Bonett and R. M. Price, Statistics in Medicine 31, 2012, 479-488), joined with the score
+interval where fewer than five values carry the deviation. `tests/experiments/test_verdict_coverage.py` checks all of this by simulation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+__all__ = ["Interval", "Kind", "mean_interval", "needed", "participation", "score_interval", "student_interval"]
+
+Kind = Literal["binary", "share", "graded"]
+"""What the numbers are: 0/1 (or differences of such), averages of 0/1, anything else."""
+
+MIN_PARTICIPATION = 5.0
+"""Graded values of which fewer carry the deviation are treated as if anything in the range could still turn up."""
+
+_GRIDS = (65, *(17,) * 8)
+_SOLVER_STEPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An interval for a mean.
+
+    Attributes:
+        low: Lower end.
+        high: Upper end.
+        method: How it was found, for people.
+    """
+
+    low: float
+    high: float
+    method: str
+
+
+def mean_interval(
+    values: Numbers, *, kind: Kind, low: float, high: float, confidence: float = 0.95, paired: bool = True
+) -> Interval:
+    """The interval for the mean of `values`.
+
+    Args:
+        values: One number for each input (or cluster).
+        kind: What the numbers are.
+        low: The smallest that a number could be.
+        high: The largest that a number could be.
+        confidence: The share of such intervals that shall hold the true mean.
+        paired: Whether the numbers are differences; only the method's name depends on it.
+
+    Returns:
+        The interval, inside `low` to `high`; the whole range where there are fewer than two values or the range is a point.
+    """
+    count = len(values)
+    if count < 2 or high <= low:
+        return Interval(low, high, "the whole range: fewer than two values")
+    critical = _student(count - 1, confidence)
+    name = "Tango's score interval" if paired else "Wilson's score interval"
+    if kind == "binary":
+        return Interval(*score_interval(values, low, high, critical), f"{name} with Student's t")
+    if kind == "share":
+        return Interval(*score_interval(values, low, high, critical), f"{name} for averages of 0/1, with Student's t")
+    left, right = student_interval(values, critical)
+    method = "Student's t with two values added"
+    if participation(values) < MIN_PARTICIPATION:
+        score_left, score_right = score_interval(values, low, high, critical)
+        left, right = min(left, score_left), max(right, score_right)
+        method = "score interval: fewer than five values carry the deviation"
+    return Interval(max(left, low), min(right, high), method)
+
+
+def student_interval(values: Numbers, critical: float) -> tuple[float, float]:
+    """Student's interval after adding the two values median +- largest deviation (a point where all values are equal)."""
+    import numpy as np
+
+    count = len(values)
+    centre = float(np.median(values))
+    deviations = values - centre
+    reach = float(np.abs(deviations).max())
+    mean = float(deviations.sum()) / (count + 2)
+    squares = float((deviations**2).sum()) + 2 * reach**2
+    variance = max(squares - (count + 2) * mean**2, 0.0) / (count + 1)
+    half = critical * math.sqrt(variance / (count + 2))
+    return centre + mean - half, centre + mean + half
+
+
+def participation(values: Numbers) -> float:
+    """How many values carry the deviation from the median: (sum |x|)^2 / sum x^2; 0 where all are equal."""
+    import numpy as np
+
+    deviations = np.abs(values - np.median(values))
+    scale = float(deviations.max())
+    if scale == 0.0:
+        return 0.0
+    deviations = deviations / scale
+    return float(deviations.sum()) ** 2 / float((deviations**2).sum())
+
+
+def score_interval(values: Numbers, low: float, high: float, critical: float) -> tuple[float, float]:
+    """The score interval described above, for values between `low` and `high` (`low` < `high`).
+
+    Where the accepted means have a gap, the outermost ones count.
+    """
+    import numpy as np
+
+    unique, counts = np.unique(np.clip((values - low) / (high - low), 0.0, 1.0), return_counts=True)
+    weights = counts / counts.sum()
+    mean = float(weights @ unique)
+    ends = [_outermost(unique, weights, mean, end, critical / math.sqrt(len(values))) for end in (0.0, 1.0)]
+    return low + ends[0] * (high - low), low + ends[1] * (high - low)
+
+
+def _outermost(unique: Numbers, weights: Numbers, mean: float, end: float, critical: float) -> float:
+    """The accepted mean nearest to `end`: a grid from `end` to `mean`, refined between the last refused and the first accepted."""
+    import numpy as np
+
+    outside, inside = end, mean
+    if abs(outside - inside) < 1e-15:
+        return end
+    for points in _GRIDS:
+        grid = np.linspace(outside, inside, points)
+        distance = np.abs(grid - mean)
+        accepted = distance <= critical * _deviation(unique, weights, grid)
+        accepted[-1] = True
+        first = int(np.argmax(accepted))
+        if first == 0:
+            return float(grid[0])
+        outside, inside = float(grid[first - 1]), float(grid[first])
+    return inside
+
+
+def _deviation(unique: Numbers, weights: Numbers, means: Numbers) -> Numbers:
+    """Standard deviation of the likeliest distribution with each of `means`, on the values `unique` and the ends 0 and 1.
+
+    The likeliest weights are w / (1 + t (x - m)), with t such that the mean is m; where t would make the weight of an end negative it
+    stops there, and the end takes the rest of the probability (Owen's empirical likelihood, with the ends as values never seen).
+    """
+    import numpy as np
+
+    means = np.clip(means, 1e-12, 1.0 - 1e-12)
+    offsets = unique[None, :] - means[:, None]
+    lower, upper = -1.0 / (1.0 - means), 1.0 / means
+    for _ in range(_SOLVER_STEPS):
+        tilt = (lower + upper) / 2
+        slope = (weights * offsets / np.maximum(1.0 + tilt[:, None] * offsets, 1e-14)).sum(axis=1)
+        lower, upper = np.where(slope > 0, tilt, lower), np.where(slope > 0, upper, tilt)
+    tilt = (lower + upper) / 2
+    tilted = weights / np.maximum(1.0 + tilt[:, None] * offsets, 1e-14)
+    rest = np.maximum(1.0 - tilted.sum(axis=1), 0.0)
+    far = np.where(tilt < 0, 1.0 - means, means)
+    variance: Numbers = (tilted * offsets**2).sum(axis=1) + rest * far**2
+    return np.sqrt(variance)
+
+
+def needed(deviation: float, margin: float, *, confidence: float = 0.95, power: float = 0.8) -> int:
+    """Inputs needed to see a true difference of `margin`.
+
+    n = (z + y)^2 (deviation / margin)^2 + z^2 / 2, with z and y the normal quantiles of (1 + confidence) / 2 and of `power`; the last term
+    is W. C. Guenther's allowance for Student's t (American Statistician 35, 1981, 243-244).
+
+    Args:
+        deviation: Standard deviation of the differences within a pair.
+        margin: The difference that matters: the power is that for seeing it, never for the observed one.
+        confidence: Of the interval that will judge.
+        power: Probability with which a true difference of `margin` shall be seen.
+    """
+    from scipy.special import ndtri
+
+    z, y = float(ndtri((1 + confidence) / 2)), float(ndtri(power))
+    return math.ceil((z + y) ** 2 * (deviation / margin) ** 2 + z * z / 2)
+
+
+def _student(degrees: int, confidence: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + confidence) / 2))

@@ -1,0 +1,178 @@
+"""From cells to pairs: one number for each input and arm, repeats averaged first, only where both arms have an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.errors import BadInput, UnknownName
+from noa_lab.experiments._intervals import Kind
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+__all__ = ["LATENCY_COLUMNS", "Pairs", "arm_values", "kind_of", "pair", "score_names", "score_range", "select"]
+
+LATENCY_COLUMNS = ("queue_ms", "ttft_ms", "prefill_ms", "decode_ms", "total_ms")
+"""Times of a run in which several cells share the machine: shares of it, never compared between arms."""
+
+_SETTING = ["input_id", "model", "sampling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """What two arms scored on the same inputs.
+
+    Attributes:
+        first: Mean score of the first arm for each unit.
+        second: The same for the second arm.
+        unit: "inputs", or "clusters" where inputs come in groups and were averaged within them.
+        inputs: Inputs with a pair.
+        missing: Inputs of the run (or of the chosen part of it) without one.
+        kind: What the numbers are.
+        low: The smallest that a score can be.
+        high: The largest that a score can be.
+    """
+
+    first: Numbers
+    second: Numbers
+    unit: str
+    inputs: int
+    missing: int
+    kind: Kind
+    low: float
+    high: float
+
+
+def score_names(cells: pd.DataFrame) -> list[str]:
+    """The scorers that the cells have a column for."""
+    return [str(column).removeprefix("score.") for column in cells.columns if str(column).startswith("score.")]
+
+
+def select(cells: pd.DataFrame, where: Mapping[str, Any] | None) -> pd.DataFrame:
+    """The cells whose columns have the wanted values.
+
+    Args:
+        cells: Cells with the columns of `Run.cells()`.
+        where: Column -> value, or a list of allowed values; an input's variable may be named without its `input.`.
+
+    Raises:
+        UnknownName: For a column that there is not.
+        BadInput: When nothing is left.
+    """
+    if not where:
+        return cells
+    columns = [str(column) for column in cells.columns]
+    for name, wanted in where.items():
+        column = name if name in columns else f"input.{name}"
+        if column not in columns:
+            raise UnknownName.among("column", name, columns, where="where")
+        allowed = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        found = cells[column]
+        cells = cells[found.isin(allowed)]
+        if cells.empty:
+            known = ", ".join(repr(value) for value in list(dict.fromkeys(found.astype(str)))[:8])
+            raise BadInput(
+                f"No cell has {name} = {wanted!r}.",
+                fix=f"Choose among: {known or 'nothing, the cells are already used up by the other conditions'}.",
+                field=f"where.{name}",
+                value=wanted,
+            )
+    return cells
+
+
+def _scored(cells: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The done cells that have the score, as `value`, with what they are averaged and paired by."""
+    import pandas as pd
+
+    done = cells[cells["status"].astype(str) == "done"]
+    frame = pd.DataFrame({"prompt": done["prompt"].astype(str), "input_id": done["input_id"].astype(str)})
+    for column in ("model", "sampling"):
+        frame[column] = done[column].astype(str) if column in done else ""
+    frame["value"] = pd.to_numeric(done[f"score.{score}"].map(_number), errors="coerce").astype(float)
+    frame["cluster"] = done.get("input.cluster")
+    return frame[frame["value"].notna()]
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)  # type: ignore[arg-type]  # a bool, a number, or pandas' NA
+
+
+def pair(cells: pd.DataFrame, first: str, second: str, score: str) -> Pairs:
+    """Pair two prompts by input.
+
+    Repeats are averaged within input, model and sampling; only the models and samplings that both arms have answers for count,
+    averaged within the input; inputs of one cluster are averaged too, so that a cluster counts once.
+
+    Args:
+        cells: Cells with the columns of `Run.cells()`.
+        first: One prompt's name.
+        second: The other's.
+        score: A scorer's name.
+    """
+    frame = _scored(cells[cells["prompt"].astype(str).isin([first, second])], score)
+    low, high = score_range(frame["value"].to_numpy())
+    means = frame.groupby([*_SETTING, "prompt"], sort=False)["value"].mean().unstack("prompt")
+    both = means.reindex(columns=[first, second]).dropna()
+    by_input = both.groupby(level="input_id", sort=False).mean()
+    total = cells["input_id"].astype(str).nunique()
+    units, unit = by_input, "inputs"
+    clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
+    if not clusters.empty:
+        # An input without a cluster is one of its own; the tuple keeps its id apart from any cluster's name.
+        names = [("cluster", str(clusters[each])) if each in clusters else ("input", each) for each in by_input.index]
+        units, unit = by_input.groupby(names, sort=False).mean() if names else by_input, "clusters"
+    return Pairs(
+        first=units[first].to_numpy(dtype=float),
+        second=units[second].to_numpy(dtype=float),
+        unit=unit,
+        inputs=len(by_input),
+        missing=total - len(by_input),
+        kind=kind_of(frame["value"].to_numpy(), units.to_numpy(dtype=float)),
+        low=low,
+        high=high,
+    )
+
+
+def arm_values(cells: pd.DataFrame, score: str) -> tuple[Numbers, Kind, float, float]:
+    """One arm's mean score for each input (or cluster), what the numbers are, and the range that scores have.
+
+    Args:
+        cells: The cells of one arm.
+        score: A scorer's name.
+    """
+    frame = _scored(cells, score)
+    low, high = score_range(frame["value"].to_numpy())
+    by_setting = frame.groupby(_SETTING, sort=False).agg(value=("value", "mean"), cluster=("cluster", "first"))
+    by_input = by_setting.groupby(level="input_id", sort=False).agg(
+        value=("value", "mean"), cluster=("cluster", "first")
+    )
+    units = by_input["value"]
+    if by_input["cluster"].notna().any():
+        names = by_input["cluster"].where(
+            by_input["cluster"].notna(), by_input.index.to_series().map(lambda each: ("input", each))
+        )
+        units = units.groupby(names.to_numpy(), sort=False).mean()
+    numbers = units.to_numpy(dtype=float)
+    return numbers, kind_of(frame["value"].to_numpy(), numbers), low, high
+
+
+def kind_of(raw: Numbers, averaged: Numbers) -> Kind:
+    """What averaged scores are: 0/1 themselves, averages of 0/1, or graded."""
+    import numpy as np
+
+    if not np.isin(raw, (0.0, 1.0)).all():
+        return "graded"
+    return "binary" if np.isin(averaged, (0.0, 1.0)).all() else "share"
+
+
+def score_range(raw: Numbers) -> tuple[float, float]:
+    """The range of a score: 0 to 1 where all values are in it, else what was seen."""
+    if len(raw) == 0 or (raw.min() >= 0.0 and raw.max() <= 1.0):
+        return 0.0, 1.0
+    return float(raw.min()), float(raw.max())

@@ -1,0 +1,435 @@
+"""A run as its user sees it: a view of the store that can be watched, waited for, paused, resumed and asked for a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noa_lab import errors
+from noa_lab.errors import BadInput, Cancelled, ExperimentError, NoaLabError, RunBusy, RunUnfinished
+from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
+from noa_lab.experiments._runner import Listener, Runner, live_runner
+from noa_lab.experiments._runner_cells import check_scorers, score
+from noa_lab.experiments._runner_pass import EngineFor
+from noa_lab.experiments._runner_tally import RunProgress
+from noa_lab.experiments._scorer_specs import scorer_from_spec
+from noa_lab.experiments._scorers import Scorer
+from noa_lab.experiments._store import Store
+from noa_lab.experiments._store_lease import release
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from noa_lab.experiments._verdict import Verdict
+
+__all__ = ["Run"]
+
+_POLL = 0.25
+_CANCEL_SECONDS = 5.0
+_OVER = ("done", "failed", "cancelled")
+
+
+class Run:
+    """One comparison, running or not. Any number of views of a run may exist; what they show comes from the store.
+
+    `await run` waits like `result()`; cancelling the await, as an interrupt in a notebook does, cancels the run.
+
+    Args:
+        store: Where it is.
+        run_id: Its id.
+        engine_for: Opens a model's engine; without it the run can only be read.
+        scorers: How its answers are scored; default: as the run was started with.
+
+    Raises:
+        UnknownName: When there is no such run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        engine_for: EngineFor | None = None,
+        scorers: Sequence[Scorer] | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self._store, self._engine_for = store, engine_for
+        self._given = None if scorers is None else tuple(scorers)
+        self._last: Runner | None = None
+        self._listeners: list[Listener] = []
+        row = store.run(run_id)
+        self.name: str = row["name"]
+        self._grid_data: dict[str, Any] = row["grid"]
+        self._created: float = row["created"]
+
+    def __repr__(self) -> str:
+        now = self.progress()
+        return f"<Run {self.run_id} {self.name!r}: {now.status}, {now.done} of {now.total} cells done, {now.failed} failed>"
+
+    def _repr_html_(self) -> str:
+        return summary_html(self.name, self.progress(), self._store.means(self.run_id))
+
+    # What it is
+
+    @cached_property
+    def grid(self) -> Grid:
+        """What it runs."""
+        return Grid.from_dict(self._grid_data)
+
+    @property
+    def created(self) -> str:
+        """When it was made: ISO 8601, UTC."""
+        return datetime.fromtimestamp(self._created, UTC).isoformat(timespec="seconds")
+
+    @property
+    def prompts(self) -> list[str]:
+        """Names of its prompts, in the grid's order."""
+        return list(self.grid.prompts)
+
+    @property
+    def models(self) -> list[str]:
+        """References of its models."""
+        return list(self.grid.models)
+
+    @property
+    def scorers(self) -> list[str]:
+        """Names of the scorers whose scores it holds."""
+        return [str(spec["name"]) for spec in self._store.run(self.run_id)["scorers"]]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What its answers depend on beside the grid: noa_lab's version and, by model, what served it."""
+        return dict(self._store.run(self.run_id)["provenance"])
+
+    # How far it is
+
+    @property
+    def status(self) -> str:
+        """See `RunProgress.status`."""
+        runner = live_runner(self._store, self.run_id)
+        return runner.progress().status if runner is not None else self._store.status(self.run_id)[0]
+
+    @property
+    def running(self) -> bool:
+        """Whether some process executes it, this one or another."""
+        return live_runner(self._store, self.run_id) is not None or self._store.status(self.run_id)[1] is not None
+
+    def progress(self) -> RunProgress:
+        """How far it is; `eta_seconds` is only known in the process that executes it."""
+        runner = live_runner(self._store, self.run_id)
+        if runner is not None:
+            return runner.progress()
+        row = self._store.run(self.run_id)
+        counts = self._store.counts(self.run_id)
+        running = counts["running"] if row["pid"] is not None else 0
+        total = counts["pending"] + counts["running"] + counts["done"] + counts["failed"]
+        return RunProgress(
+            self.run_id,
+            row["status"],
+            total=total,
+            done=counts["done"],
+            failed=counts["failed"],
+            running=running,
+            pending=total - counts["done"] - counts["failed"] - running,
+            cached=counts["cached"],
+            error=row["error"]["message"] if row["error"] else "",
+        )
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Be told how far it is, as long as this process executes it.
+
+        Args:
+            listener: Called from another thread with a `RunProgress` after each commit (its `changed` names the cells, which
+                `cells(ids)` then shows) and each change of status. It must return quickly.
+
+        Returns:
+            A function that ends the subscription.
+        """
+        self._listeners.append(listener)
+        runner = live_runner(self._store, self.run_id)
+        end_current = runner.subscribe(listener) if runner is not None else None
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+            if end_current is not None:
+                end_current()
+            if self._last is not None:
+                self._last.unsubscribe(listener)
+
+        return end
+
+    # What it found
+
+    def cells(self, ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """One row a cell, in the order of execution.
+
+        Args:
+            ids: Only these cells; None for all.
+
+        Returns:
+            A DataFrame with the columns `run_id, cell_id, prompt, input_id, model, sampling, repeat, status, answer, error,
+            finish_reason, seed, prompt_tokens, cached_tokens, completion_tokens, queue_ms, ttft_ms, prefill_ms, decode_ms,
+            total_ms, executor, cached`, then `score.<name>` for each scorer (and `score_error.<name>` where one failed) and
+            `input.<name>` for each field of the inputs. Times of cached cells are NaN: a copied answer took none.
+        """
+        rows = self._store.cells(self.run_id, ids)
+        return cells_frame(self.grid, self.scorers, rows, alive=self.running)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything about the run as plain data for JSON; `cells` has the columns of `cells()`."""
+        rows = self._store.cells(self.run_id)
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "status": self.status,
+            "created": self.created,
+            "progress": self.progress().as_dict(),
+            "prompts": {name: prompt.turns() for name, prompt in self.grid.prompts.items()},
+            "models": self.models,
+            "sampling": [config.model_dump(mode="json") for config in self.grid.sampling],
+            "repeats": self.grid.repeats,
+            "seed": self.grid.seed,
+            "scorers": list(self._store.run(self.run_id)["scorers"]),
+            "provenance": self.provenance,
+            "cells": cell_records(self.grid, self.scorers, rows, alive=self.running),
+        }
+
+    def verdict(
+        self, arm: str, over: str, on: str, margin: float = 0.05, where: Mapping[str, Any] | None = None
+    ) -> Verdict:
+        """Whether one prompt is better than another: better, worse, same, or not enough data.
+
+        Args:
+            arm: The prompt in question.
+            over: The prompt it is compared with.
+            on: Name of the scorer.
+            margin: Differences below this, in units of the score, do not matter.
+            where: Use only the cells with these values, for example `{"model": "smollm2-135m"}`.
+
+        Raises:
+            UnknownName: When there is no such prompt, scorer or column.
+            BadInput: When the margin is not positive, or the question is one that the run cannot answer, such as latency.
+        """
+        from noa_lab.experiments._verdict import verdict
+
+        return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where)
+
+    def report(self, path: Path | str) -> Path:
+        """Write the run as one HTML file that opens anywhere.
+
+        Args:
+            path: The file; it is replaced.
+
+        Returns:
+            The path.
+        """
+        from noa_lab.experiments._report import write_report
+
+        return write_report(self, Path(path))
+
+    # What can be done with it
+
+    def pause(self) -> None:
+        """Begin no further cell. Those in flight finish, then the engine is let go; `resume` goes on."""
+        runner = self._own_runner("paused")
+        if runner is not None:
+            runner.pause()
+
+    def cancel(self) -> None:
+        """Cancel the requests in flight and stop; what is finished is kept, and `resume` goes on."""
+        runner = self._own_runner("cancelled")
+        if runner is not None:
+            runner.cancel()
+
+    def _own_runner(self, verb: str) -> Runner | None:
+        runner = live_runner(self._store, self.run_id)
+        pid = self._store.status(self.run_id)[1]
+        if runner is None and pid is not None:
+            raise RunBusy(
+                f"The run {self.run_id} is being executed by process {pid} and can only be {verb} there.",
+                fix="Do it in the notebook or terminal that started the run, or end that process.",
+                run_id=self.run_id,
+                pid=pid,
+            )
+        return runner
+
+    def resume(self) -> None:
+        """Go on with the cells that are missing; failed ones are tried again. Returns at once; a finished run stays as it is.
+
+        Raises:
+            RunBusy: When another process executes it.
+            BadInput: When this view has no engines, or the run's scorers cannot be made again from the store.
+        """
+        runner = live_runner(self._store, self.run_id)
+        if runner is not None and runner.go_on():
+            return
+        if runner is not None:
+            runner.wait()
+        if self._store.status(self.run_id)[0] == "done":
+            return
+        if self._engine_for is None:
+            raise BadInput(
+                f"This view of the run {self.run_id} can only be read.",
+                fix="Open it with lab.open_run(...), or pass engine_for=.",
+                field="engine_for",
+                value=None,
+            )
+        scorers = self._scorers()
+        rendered = self.grid.render()
+        token = self._store.lease(self.run_id)
+        try:
+            runner = Runner(
+                self._store,
+                self.run_id,
+                token,
+                grid=self.grid,
+                rendered=rendered,
+                scorers=scorers,
+                engine_for=self._engine_for,
+            )
+        except BaseException:
+            self._give_back(token, "paused")
+            raise
+        self._last = runner
+        for listener in self._listeners:
+            runner.subscribe(listener)
+        runner.start()
+
+    def rescore(self, scorers: Sequence[Scorer]) -> None:
+        """Score the stored answers with other scorers, without asking the model; the new scores take the old ones' place.
+
+        Raises:
+            RunBusy: While the run is being executed.
+            BadInput: When two scorers have one name.
+            TemplateInvalid: When a scorer uses a field that no input has.
+        """
+        chosen = tuple(scorers)
+        check_scorers(chosen, set(self.grid.fields))
+        state = self._store.run(self.run_id)["state"]
+        token = self._store.lease(self.run_id, retry_failed=False)
+        try:
+            variables = {found.id: found.variables for found in self.grid.inputs}
+            done = [row for row in self._store.cells(self.run_id) if row["status"] == "done"]
+            updates = [
+                (row["cell_id"], score(chosen, row["answer"], row["finish_reason"], variables[row["input_id"]]))
+                for row in done
+            ]
+            self._store.replace_scores(self.run_id, [scorer.spec() for scorer in chosen], updates)
+        finally:
+            self._give_back(token, "paused" if state == "running" else state)
+        self._given = chosen
+
+    def _give_back(self, token: str, state: str) -> None:
+        with self._store.write() as connection:
+            release(connection, self.run_id, token, state, None)
+
+    def _scorers(self) -> tuple[Scorer, ...]:
+        if self._given is None:
+            self._given = tuple(scorer_from_spec(spec) for spec in self._store.run(self.run_id)["scorers"])
+        return self._given
+
+    # Waiting for it
+
+    def result(self, timeout: float | None = None) -> Run:
+        """Wait until it is over. Ctrl-C cancels it.
+
+        Args:
+            timeout: Most seconds to wait; None waits for ever.
+
+        Returns:
+            The run itself. Some of its cells may have failed: `status` and `progress().failed` say so.
+
+        Raises:
+            RunUnfinished: When the time is up (the run goes on), or when it is paused.
+            Cancelled: When it was cancelled.
+            NoaLabError: What ended the run early, for example `ServerExited`.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while self.running:
+                left = _POLL if deadline is None else deadline - time.monotonic()
+                if left <= 0:
+                    raise self._unfinished(f"was not over after {timeout:g} seconds", "Wait longer; it goes on.")
+                self._wait(min(left, _POLL))
+        except KeyboardInterrupt:
+            runner = live_runner(self._store, self.run_id)
+            if runner is not None:
+                runner.cancel()
+                runner.wait(_CANCEL_SECONDS)
+            raise
+        return self._outcome()
+
+    def _wait(self, seconds: float) -> None:
+        runner = live_runner(self._store, self.run_id)
+        if runner is not None:
+            runner.wait(seconds)
+        else:
+            time.sleep(seconds)
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Run:
+        try:
+            runner = live_runner(self._store, self.run_id)
+            if runner is not None:
+                await _end_of(runner)
+            while self.running:  # noqa: ASYNC110 - another process executes it; only the store can tell
+                await asyncio.sleep(_POLL)
+        except asyncio.CancelledError:
+            runner = live_runner(self._store, self.run_id)
+            if runner is not None:
+                runner.cancel()
+            raise
+        return self._outcome()
+
+    def _outcome(self) -> Run:
+        row = self._store.run(self.run_id)
+        if row["status"] == "cancelled":
+            raise Cancelled(f"The run {self.run_id} was cancelled.", fix="run.resume() goes on where it stopped.")
+        if row["status"] not in _OVER:
+            raise self._unfinished(f"is {row['status']}", "run.resume() goes on.")
+        if row["error"] is not None:
+            own = self._last.error if self._last is not None else None
+            raise own if isinstance(own, NoaLabError) else _stored_error(row["error"]) from own
+        return self
+
+    def _unfinished(self, how: str, fix: str) -> RunUnfinished:
+        now = self.progress()
+        return RunUnfinished(
+            f"The run {self.run_id} {how}: {now.done} of {now.total} cells are done.",
+            fix=fix,
+            run_id=self.run_id,
+            done=now.done,
+            total=now.total,
+        )
+
+
+async def _end_of(runner: Runner) -> None:
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(progress: RunProgress) -> None:
+        del progress
+        if runner.ended and not loop.is_closed():
+            loop.call_soon_threadsafe(over.set)
+
+    end_subscription = runner.subscribe(tell)
+    try:
+        if not runner.ended:
+            await over.wait()
+    finally:
+        end_subscription()
+
+
+def _stored_error(data: dict[str, Any]) -> NoaLabError:
+    kind = getattr(errors, str(data["kind"]), None)
+    if isinstance(kind, type) and issubclass(kind, NoaLabError):
+        return kind(str(data["message"]), fix=str(data["fix"]))
+    return ExperimentError(f"{data['kind']}: {data['message']}", fix=str(data["fix"]))

@@ -1,0 +1,144 @@
+"""Starting, opening and listing runs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from noa_lab import __version__
+from noa_lab.errors import BadInput, RunBusy
+from noa_lab.experiments._cells import execution_order
+from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._run import Run
+from noa_lab.experiments._runner import live_runner
+from noa_lab.experiments._runner_cells import check_scorers
+from noa_lab.experiments._runner_pass import EngineFor
+from noa_lab.experiments._scorers import Scorer
+from noa_lab.experiments._store import Store
+
+__all__ = ["RunSummary", "list_runs", "open_run", "start"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list.
+
+    Attributes:
+        run_id: Its id.
+        name: What it was called; may be empty.
+        status: See `RunProgress.status`.
+        done: Cells with an answer.
+        failed: Cells that ended in an error.
+        total: All cells.
+        created: ISO 8601, UTC.
+        models: References of its models.
+        prompts: Names of its prompts.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    done: int
+    failed: int
+    total: int
+    created: str
+    models: tuple[str, ...]
+    prompts: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"models": list(self.models), "prompts": list(self.prompts)}
+
+
+def start(
+    grid: Grid,
+    scorers: Sequence[Scorer] = (),
+    *,
+    store: Store,
+    engine_for: EngineFor,
+    fresh: bool = False,
+    name: str = "",
+) -> Run:
+    """Run a grid, in the background.
+
+    The same grid continues its newest run: only what is missing or failed is asked for, and other scorers are applied to the stored
+    answers. An edited grid starts a new run, which takes over the answers to the very same questions (same conversation, sampling,
+    seed, repeat and engine) and marks them as `cached`. Everything is checked before anything starts.
+
+    Args:
+        grid: What to run; it must name its models.
+        scorers: How answers are scored.
+        store: Where the run is kept.
+        engine_for: Opens a model's engine; called model by model.
+        fresh: Start another run in any case, and take over nothing.
+        name: What to call a new run.
+
+    Returns:
+        The run; it goes on after this returns.
+
+    Raises:
+        BadInput: When the grid names no model, or two scorers have one name.
+        TemplateInvalid: When a template uses a variable that an input lacks.
+        RunBusy: When another process executes the newest run of this grid.
+    """
+    if not grid.models:
+        raise BadInput(
+            "The grid names no model.", fix='Write Grid(..., models=["smollm2-135m"]).', field="models", value=()
+        )
+    chosen = tuple(scorers)
+    rendered = grid.render()
+    check_scorers(chosen, set(grid.fields))
+    specs = [scorer.spec() for scorer in chosen]
+    provenance = {"noa_lab": __version__, "python": platform.python_version(), "engines": {}}
+    ordered = execution_order(grid.cells(), rendered)
+    run_id, is_new = store.add_run(grid, ordered, name=name, scorers=specs, provenance=provenance, fresh=fresh)
+    run = Run(store, run_id, engine_for=engine_for, scorers=chosen)
+    if not is_new and store.run(run_id)["scorers"] != specs:
+        if live_runner(store, run_id) is not None:
+            raise RunBusy(
+                f"The run {run_id} is under way with other scorers.",
+                fix="Wait for it or cancel it; its answers are then scored anew.",
+                run_id=run_id,
+                pid=None,
+            )
+        run.rescore(chosen)
+    run.resume()
+    return run
+
+
+def open_run(
+    store: Store, run_id: str, engine_for: EngineFor | None = None, scorers: Sequence[Scorer] | None = None
+) -> Run:
+    """A run by its id.
+
+    Args:
+        store: Where it is.
+        run_id: Its id.
+        engine_for: Opens a model's engine; without it the run can be read but not resumed.
+        scorers: How a resumed run scores; default: as it was started with.
+
+    Raises:
+        UnknownName: When there is no such run; the nearest id is offered.
+    """
+    return Run(store, run_id, engine_for=engine_for, scorers=scorers)
+
+
+def list_runs(store: Store) -> list[RunSummary]:
+    """All runs, newest first."""
+    return [
+        RunSummary(
+            run_id=row["run_id"],
+            name=row["name"],
+            status=row["status"],
+            done=row["done"],
+            failed=row["failed"],
+            total=row["total"],
+            created=datetime.fromtimestamp(row["created"], UTC).isoformat(timespec="seconds"),
+            models=tuple(row["models"]),
+            prompts=tuple(row["prompts"]),
+        )
+        for row in store.runs()
+    ]

@@ -1,0 +1,105 @@
+"""From a cell to its row: what is sent, what comes back, how it is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.errors import BadInput
+from noa_lab.experiments._cells import Cell
+from noa_lab.experiments._grid import Grid
+from noa_lab.inference import Completion, InferenceConfig
+
+if TYPE_CHECKING:
+    from noa_lab.experiments._scorers import Scorer
+
+__all__ = ["EXECUTOR", "check_scorers", "config_of", "finished_values", "score"]
+
+EXECUTOR = "plain"
+"""One request per cell through the engine, without planning; what `executor` says of cells that were run so."""
+
+
+def config_of(grid: Grid, cell: Cell) -> InferenceConfig:
+    """The sampling of a cell, with the cell's seed."""
+    return grid.sampling[cell.sampling].model_copy(update={"seed": cell.seed})
+
+
+def finished_values(completion: Completion) -> dict[str, Any]:
+    """The columns of a finished cell, except for its scores."""
+    return {
+        "answer": storable(completion.text),
+        "error": None,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "cached_tokens": completion.cached_tokens,
+        "completion_tokens": completion.completion_tokens,
+        **asdict(completion.timings),
+        "executor": EXECUTOR,
+        "request": plain_json(completion.raw_request),
+        "response": plain_json(completion.raw_response),
+        "finished": time.time(),
+    }
+
+
+def storable(text: str) -> str:
+    """The text with lone surrogates, which UTF-8 cannot hold, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plain_json(value: Mapping[str, Any]) -> Any:
+    """The value as JSON data; what JSON does not know becomes its text."""
+    return json.loads(json.dumps(value, default=str, ensure_ascii=True))
+
+
+def score(
+    scorers: Sequence[Scorer], answer: str, finish_reason: str | None, variables: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What each scorer says of an answer.
+
+    Args:
+        scorers: The scorers.
+        answer: The model's text.
+        finish_reason: Why it ended.
+        variables: The input's fields; scorers also see `finish_reason` among them.
+
+    Returns:
+        By scorer name: `value` (a finite number, True being 1, or None for "not applicable") and `error` (None, or what the
+        scorer raised: a scorer that fails never ends a run).
+    """
+    row = {**variables, "finish_reason": finish_reason}
+    found: dict[str, dict[str, Any]] = {}
+    for scorer in scorers:
+        try:
+            value = scorer(answer, row)
+            number = None if value is None else float(value)
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"the score {number} is not finite")
+        except Exception as error:
+            found[scorer.name] = {"value": None, "error": f"{type(error).__name__}: {error}"}
+        else:
+            found[scorer.name] = {"value": number, "error": None}
+    return found
+
+
+def check_scorers(scorers: Sequence[Scorer], fields: set[str]) -> None:
+    """Make sure that the scorers can be told apart and that the inputs have what they need.
+
+    Raises:
+        BadInput: When two have one name.
+        TemplateInvalid: When one uses a field that no input has.
+    """
+    names = [scorer.name for scorer in scorers]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(
+                f"{names.count(name)} scorers are called {name!r}.",
+                fix="Give them names of their own with name=.",
+                field="scorers",
+                value=name,
+            )
+    for scorer in scorers:
+        scorer.check(fields | {"finish_reason"})

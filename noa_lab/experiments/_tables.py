@@ -1,0 +1,188 @@
+"""A run's numbers as tables: one row for each arm, and files for other programs."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.errors import BadInput
+from noa_lab.experiments._intervals import Interval, mean_interval
+from noa_lab.experiments._pairing import LATENCY_COLUMNS, arm_values, score_names
+from noa_lab.paths import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ArmScore", "arm_scores", "markdown_table", "markdown_text", "output_path", "summary_table", "write_csv"]
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What makes a spreadsheet run a cell; the last four are the full-width forms."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmScore:
+    """One prompt's mean on one scorer.
+
+    Attributes:
+        prompt: The prompt.
+        score: The scorer.
+        mean: Mean over inputs (or clusters) of the input's mean; NaN without scores.
+        interval: For the true mean; the whole range with fewer than two inputs.
+        n: Inputs (or clusters).
+        low: The smallest that a score can be.
+        high: The largest that a score can be.
+    """
+
+    prompt: str
+    score: str
+    mean: float
+    interval: Interval
+    n: int
+    low: float
+    high: float
+
+
+def arm_scores(cells: pd.DataFrame, score: str, confidence: float = 0.95) -> list[ArmScore]:
+    """Each prompt's mean and interval on a scorer, in the order of the cells."""
+    found = []
+    ranges = arm_values(cells, score)[2:]
+    for prompt, own in cells.groupby(cells["prompt"].astype(str), sort=False):
+        values, kind, _, _ = arm_values(own, score)
+        interval = mean_interval(values, kind=kind, low=ranges[0], high=ranges[1], confidence=confidence, paired=False)
+        mean = float(values.mean()) if len(values) else float("nan")
+        found.append(ArmScore(str(prompt), score, mean, interval, len(values), *ranges))
+    return found
+
+
+def summary_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row for each arm: a prompt, with its model and sampling where the run has several.
+
+    Columns: prompt (model, sampling), inputs (with a finished cell), done, failed, pending (also running), cached (answers taken from
+        an earlier run),
+    score.<name> (mean over inputs of the input's mean), prompt_tokens and completion_tokens (means over finished cells), cached_share
+    (of all prompt tokens, those reused from the server's prompt cache), and share_ms: mean total time of the cells that were answered
+    in this run. The last is a share of a machine that several cells used at once, and is not to be compared between arms.
+    """
+    import pandas as pd
+
+    keys = ["prompt"] + [key for key in ("model", "sampling") if key in cells and cells[key].astype(str).nunique() > 1]
+    rows = []
+    for names, own in cells.groupby([cells[key].astype(str) for key in keys], sort=False):
+        rows.append(dict(zip(keys, names, strict=True)) | _arm_numbers(own))
+    columns = [*keys, *_arm_numbers(cells.iloc[:0])]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _arm_numbers(cells: pd.DataFrame) -> dict[str, Any]:
+    status = cells["status"].astype(str)
+    done = cells[status == "done"]
+    failed = int((status == "failed").sum())
+    reused = _flags(done, "cached")
+    numbers: dict[str, Any] = {
+        "inputs": int(done["input_id"].nunique()),
+        "done": len(done),
+        "failed": failed,
+        "pending": len(cells) - len(done) - failed,
+        "cached": int(reused.sum()),
+    }
+    for score in score_names(cells):
+        values = arm_values(cells, score)[0]
+        numbers[f"score.{score}"] = float(values.mean()) if len(values) else float("nan")
+    prompt, cached = _mean(done, "prompt_tokens"), _mean(done, "cached_tokens")
+    numbers |= {
+        "prompt_tokens": prompt,
+        "completion_tokens": _mean(done, "completion_tokens"),
+        "cached_share": cached / prompt if prompt else float("nan"),
+        "share_ms": _mean(done[~reused], "total_ms"),
+    }
+    return numbers
+
+
+def _flags(cells: pd.DataFrame, column: str) -> pd.Series[bool]:
+    import pandas as pd
+
+    if column not in cells:
+        return pd.Series(data=False, index=cells.index, dtype=bool)
+    return cells[column].map(lambda value: value is not None and value == True).astype(bool)  # noqa: E712 - NA and 1 too
+
+
+def _mean(cells: pd.DataFrame, column: str) -> float:
+    import pandas as pd
+
+    if column not in cells:
+        return float("nan")
+    return float(pd.to_numeric(cells[column], errors="coerce").astype(float).mean())
+
+
+def output_path(path: str | os.PathLike[str], *suffixes: str) -> Path:
+    """Where a file shall be written.
+
+    Raises:
+        BadInput: When it is a folder, lies in a folder that is not there, or ends otherwise than in one of `suffixes`.
+    """
+    target = Path(path).expanduser().absolute()
+    if target.suffix.lower() not in suffixes:
+        fix = f"End the name with {' or '.join(suffixes)}."
+        raise BadInput(f"{target.name!r} is no name for this file.", fix=fix, field="path", value=str(path))
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder.", fix="Give the path of a file.", field="path", value=str(path))
+    if not target.parent.is_dir():
+        fix = "Make the folder, or choose one that is there."
+        raise BadInput(f"There is no folder {target.parent}.", fix=fix, field="path", value=str(path))
+    return target
+
+
+def write_csv(cells: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """Write cells as CSV (UTF-8 with a byte order mark, which spreadsheets need to read letters with accents).
+
+    A text that a spreadsheet would take for a formula (it begins with = + - @, a tab or a line break) gets an apostrophe before it.
+
+    Args:
+        cells: Cells with the columns of `Run.cells()`.
+        path: A path that ends in .csv; written as a whole or not at all.
+
+    Returns:
+        The absolute path.
+
+    Raises:
+        BadInput: When the path cannot be a CSV file.
+    """
+    target = output_path(path, ".csv")
+    safe = cells.map(_no_formula).rename(columns=_no_formula)
+    text = safe.to_csv(index=False, lineterminator="\r\n")
+    write_atomic(target, b"\xef\xbb\xbf" + text.encode("utf-8", "replace"))
+    return target
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A table in Markdown (GitHub's dialect); texts are escaped, numbers have at most three decimals, times are labelled as shares."""
+    labels = {"share_ms": "time, ms (a share)"} | {name: f"{name} (a share)" for name in LATENCY_COLUMNS}
+    head = [_markdown(labels.get(str(column), str(column))) for column in frame.columns]
+    numeric = [frame[column].dtype.kind in "iuf" for column in frame.columns]
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "| " + " | ".join("---:" if each else "---" for each in numeric) + " |",
+    ]
+    lines += ["| " + " | ".join(_markdown(value) for value in row) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """A text as one line of Markdown that shows it and does nothing else."""
+    escaped = re.sub(r"\s+", " ", text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|`*_\[\]#])", r"\\\1", escaped)
+
+
+def _markdown(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    return markdown_text(str(value))

@@ -1,0 +1,214 @@
+"""The engine that runs a model on llama-cpp-python, in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from noa_lab.errors import BadInput, ContextOverflow, ModelFileBroken, StreamBroken, Unreachable
+from noa_lab.inference._child_process import ChildProcess
+from noa_lab.inference._engine import EngineBase
+from noa_lab.inference._loop import background
+from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._sampling import choose_seed, explicit
+from noa_lab.inference._streams import Emit
+from noa_lab.inference._types import ChatMessage, Completion, InferenceConfig, Timings
+
+__all__ = ["EmbeddedEngine"]
+
+
+class EmbeddedEngine(EngineBase):
+    """An `InferenceEngine` without a server: the model lives in a child process, one request at a time.
+
+    A crash of llama.cpp (an illegal instruction, no memory) ends the child and is an error here; this process goes on, and the
+    next request starts a new child. The child ends with `close`, and with this process however that ends. It starts with the
+    first request.
+
+    Samplers, their order, the chat template and the tokens are llama-server's; the answers can still differ in the last bits of
+    the numbers, and so in text.
+
+    Args:
+        model: The GGUF file.
+        context_size: Tokens of prompt and answer together; at most what the model was trained for.
+        threads: Threads of computation; None is half the processors (the default of a runtime is measured: `Runtime.threads`).
+        model_name: What to call the model; None is the file's name without ".gguf".
+        cache_prompt: Whether the start of the last prompt is reused.
+        model_sha256: Hash of the file where the caller knows it; otherwise `fingerprint` computes it.
+
+    Raises:
+        ModelFileBroken: When there is no GGUF file at the path.
+        BadInput: For sizes that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        context_size: int = 4096,
+        threads: int | None = None,
+        model_name: str | None = None,
+        cache_prompt: bool = True,
+        model_sha256: str | None = None,
+    ) -> None:
+        self._path = _checked(Path(model))
+        super().__init__(model_name or self._path.name.removesuffix(".gguf"))
+        for field, value, least in (("context_size", context_size, 8), ("threads", threads, 1)):
+            if value is not None and (not isinstance(value, int) or value < least):
+                fix = f"Give a whole number from {least} on."
+                raise BadInput(f"{field} = {value!r} is not possible.", fix=fix, field=field, value=value)
+        self._context_size = context_size
+        self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
+        self._cache_prompt = cache_prompt
+        self._model_sha256 = model_sha256
+        self._child: ChildProcess | None = None
+        self._starting = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"EmbeddedEngine({str(self._path)!r}, context_size={self._context_size}, threads={self._threads})"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child; None while there is none."""
+        child = self._child
+        return child.pid if child is not None and child.running else None
+
+    async def _ready(self) -> ChildProcess:
+        """The child, started if need be. A forked process starts its own: the pipe belongs to its parent."""
+        async with self._starting:
+            child = self._child
+            if child is not None and child.running and child.owner == os.getpid():
+                return child
+            if child is not None and child.owner == os.getpid():
+                await child.stop()
+            fresh = ChildProcess(self._path, self._context_size, self._threads)
+            await fresh.start()
+            background().own(self)
+            self._child = fresh
+            return fresh
+
+    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
+        seed = choose_seed(config)
+        question = {
+            "op": "answer",
+            "prompt": prompt if isinstance(prompt, str) else _plain(prompt),
+            "max_tokens": config.max_tokens,
+            "stop": list(config.stop_sequences),
+            "sampling": {**explicit(config, seed), "cache_prompt": self._cache_prompt},
+        }
+        sent = time.perf_counter()
+        child = await self._ready()
+        pieces: list[str] = []
+        started = first = 0.0
+
+        def hear(message: dict[str, Any]) -> None:
+            nonlocal started, first
+            if "started" in message:
+                started = time.perf_counter()
+            else:
+                first = first or time.perf_counter()
+                pieces.append(message["piece"])
+                emit(message["piece"])
+
+        try:
+            facts = await child.ask(question, hear)
+        except Unreachable as error:
+            if not pieces:
+                raise
+            raise StreamBroken(error.message, fix=error.fix, text="".join(pieces), **error.fields) from None
+        self._check_fits(facts, config)
+        ended = time.perf_counter()
+        return Completion(
+            text="".join(pieces),
+            model=self.model_name,
+            finish_reason=facts["finish_reason"],
+            prompt_tokens=facts["prompt_tokens"],
+            cached_tokens=facts["cached_tokens"],
+            completion_tokens=facts["completion_tokens"],
+            truncated=facts["truncated"] and facts["finish_reason"] == "length",
+            seed=None if config.greedy else seed,
+            timings=Timings(
+                queue_ms=(started - sent) * 1000,
+                ttft_ms=((first or ended) - sent) * 1000,
+                prefill_ms=facts["prefill_ms"],
+                decode_ms=facts["decode_ms"],
+                total_ms=(ended - sent) * 1000,
+            ),
+            raw_request={**question, "prompt": facts["prompt"]},
+            raw_response={**facts, "content": "".join(pieces)},
+        )
+
+    def _check_fits(self, facts: dict[str, Any], config: InferenceConfig) -> None:
+        if facts["finish_reason"] != "does_not_fit":
+            return
+        tokens = facts["prompt_tokens"]
+        if not tokens:
+            raise self._no_tokens(facts["prompt"])
+        raise ContextOverflow(
+            f"The prompt has {tokens} tokens; the context holds {self._context_size}, and the answer needs at least one.",
+            fix="Shorten the prompt, or make the engine with a larger context_size.",
+            prompt_tokens=tokens,
+            max_tokens=config.max_tokens,
+            context_size=self._context_size,
+        )
+
+    async def _render(self, messages: Sequence[ChatMessage]) -> str:
+        return str(await (await self._ready()).ask({"op": "render", "messages": _plain(messages)}, _nothing))
+
+    async def _count(self, text: str) -> int:
+        return int(await (await self._ready()).ask({"op": "count", "text": text}, _nothing))
+
+    async def _capabilities(self) -> Capabilities:
+        facts = (await self._ready()).facts
+        return Capabilities(context_size=self._context_size, slots=1, chat_template=facts["chat_template"] is not None)
+
+    async def _fingerprint(self) -> dict[str, Any]:
+        facts = (await self._ready()).facts
+        if self._model_sha256 is None:
+            self._model_sha256 = await asyncio.to_thread(_file_sha256, self._path)
+        template = facts["chat_template"]
+        return {
+            "executor": "embedded",
+            "model": self._path.name,
+            "model_sha256": self._model_sha256,
+            "build": facts["build"],
+            "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+            "context_size": self._context_size,
+            "slots": 1,
+            "threads": self._threads,
+            "cache_prompt": self._cache_prompt,
+        }
+
+    async def _close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None and child.owner == os.getpid():
+            await child.stop()
+
+
+def _checked(path: Path) -> Path:
+    fix = "Give the path of a .gguf file; `noa-lab models list` shows those that are here."
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelFileBroken(f"{path} cannot be read: {error.strerror}.", fix=fix, path=str(path)) from None
+    if magic != b"GGUF":
+        raise ModelFileBroken(f"{path} is no GGUF file.", fix=fix, path=str(path))
+    return path
+
+
+def _plain(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    return [message.model_dump(mode="json") for message in messages]
+
+
+def _nothing(message: dict[str, Any]) -> None:
+    del message
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""A model's own chat template, rendered in a sandbox: the template is part of a downloaded file and not to be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noa_lab.errors import TemplateInvalid
+
+__all__ = ["ChatTemplate"]
+
+_PROBE = "noa-lab-probe"
+
+
+class ChatTemplate:
+    """Renders conversations as llama-server's `/apply-template` does (`common/chat.cpp`, b11312).
+
+    Block whitespace is trimmed, a system message goes into the next message where the template knows none, a last assistant
+    message is continued, and a beginning- or end-of-text token that the tokenizer adds itself is left out.
+
+    Args:
+        source: The Jinja text.
+        bos: Text of the beginning-of-text token; "" when there is none.
+        eos: Text of the end-of-text token.
+        add_bos: Whether the tokenizer adds the first.
+        add_eos: Whether the tokenizer adds the second.
+
+    Raises:
+        TemplateInvalid: When the text is no template.
+    """
+
+    def __init__(
+        self, source: str, *, bos: str = "", eos: str = "", add_bos: bool = False, add_eos: bool = False
+    ) -> None:
+        import jinja2
+        import jinja2.sandbox
+
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals.update(raise_exception=_refuse, strftime_now=_now)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise _invalid(error) from None
+        self._bos, self._eos = bos, eos
+        self._strip_bos, self._strip_eos = add_bos and bool(bos), add_eos and bool(eos)
+        self._knows_system = self._probe()
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text of a conversation, up to where the answer begins.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` each.
+
+        Raises:
+            TemplateInvalid: When the template refuses the conversation, in the template's own words.
+        """
+        turns = [dict(message) for message in messages]
+        begun = ""
+        if turns[-1]["role"] == "assistant":
+            begun = turns.pop()["content"]
+            if turns and turns[-1]["role"] == "assistant":
+                raise _invalid("two assistant messages at the end")
+        if turns and turns[0]["role"] == "system" and not self._knows_system:
+            system = turns.pop(0)
+            if not turns:
+                raise _invalid("it knows no system messages, and there is no other")
+            turns[0]["content"] = f"{system['content']}\n{turns[0]['content']}"
+        text = self._text(turns)
+        if self._strip_bos:
+            text = text.removeprefix(self._bos)
+        if self._strip_eos:
+            text = text.removesuffix(self._eos)
+        return text + begun
+
+    def _text(self, turns: list[dict[str, str]]) -> str:
+        import jinja2
+
+        try:
+            return self._template.render(
+                messages=turns,
+                bos_token=self._bos,
+                eos_token=self._eos,
+                enable_thinking=True,
+                add_generation_prompt=True,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise _invalid(error) from None
+
+    def _probe(self) -> bool:
+        try:
+            return _PROBE in self._text([{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}])
+        except TemplateInvalid:
+            return False
+
+
+def _invalid(reason: object) -> TemplateInvalid:
+    return TemplateInvalid(
+        f"The model's chat template refuses this conversation: {reason}.",
+        fix="Change the order or the roles of the messages, or use generate with text of your own.",
+        reason=str(reason),
+    )
+
+
+def _refuse(message: str) -> str:
+    raise ValueError(message)
+
+
+def _now(form: str) -> str:
+    import datetime as dt
+
+    return dt.datetime.now().astimezone().strftime(form)
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -1,0 +1,284 @@
+"""Prompts side by side: write them, run them on inputs, read answers, scores and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.errors import BadInput
+from noa_lab.widgets._compare_code import comparison_code
+from noa_lab.widgets._compare_form import FORMATS, Given, configuration, empty_prompt, first_form, given_inputs, prompt_keys
+from noa_lab.widgets._form import Form, words
+from noa_lab.widgets._run import RunPanel
+from noa_lab.widgets._run_facts import RunFacts
+from noa_lab.widgets._scorers import SCORER_LINES, scorer_words, typed_scorers
+from noa_lab.widgets._view import Block, Kind, View, button, buttons, field, section, text
+
+if TYPE_CHECKING:
+    from noa_lab.experiments import Grid, Run
+    from noa_lab.inference import InferenceConfig
+    from noa_lab.workbench import Lab
+
+__all__ = ["ComparePanel"]
+
+_FEWEST_PROMPTS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    here: tuple[str, ...]
+    grid: Grid | None
+    code: str
+    mistake: BadInput | None
+    run: RunFacts | None
+
+
+class ComparePanel(RunPanel):
+    """Compare prompts: their texts, the inputs, the scorers, a run, its answers and its verdict.
+
+    Everything can be given here or typed into the panel. The same settings again continue the newest run of theirs.
+
+    Args:
+        prompts: Prompts by name: texts, `lab.Prompt`s or mappings; default: two examples.
+        inputs: A list of dicts, a DataFrame or the path of a CSV, JSONL or Parquet file; default: three examples, to be typed over.
+        scorers: From `lab.score`; default: none, to be typed.
+        models: References of models; default: the default model.
+        sampling: One or several `InferenceConfig`s or mappings; default: temperature 0.7, at most 48 tokens.
+        repeats: How often each cell is sampled.
+        seed: From which the cells' seeds are derived.
+        name: What the run is called.
+        lab: The Lab to use; default: the default Lab.
+
+    Raises:
+        BadInput: When something given cannot be used.
+    """
+
+    title = "Compare prompts"
+    intro = "Each input goes through each prompt. Answers are kept as they come; the same settings again continue where they stopped."
+
+    def __init__(
+        self,
+        prompts: Mapping[str, Any] | None = None,
+        inputs: Any = None,
+        scorers: Sequence[Any] | None = None,
+        models: Iterable[str] | str | None = None,
+        sampling: Iterable[InferenceConfig | Mapping[str, Any]] | InferenceConfig | Mapping[str, Any] | None = None,
+        *,
+        repeats: int = 1,
+        seed: int = 1,
+        name: str = "",
+        lab: Lab | None = None,
+    ) -> None:
+        self._given = Given(given_inputs(inputs), None if scorers is None else tuple(scorers), _samplings(sampling))
+        self._loaded: Sequence[Any] | None = None
+        form = first_form(prompts, models, self._given, {"repeats": repeats, "seed": seed}, name)
+        super().__init__(lab, form)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the panel is set to.
+
+        Raises:
+            BadInput: When a field holds something that cannot be used.
+        """
+        return configuration(self._form, self._given, self._loaded)
+
+    @property
+    def scorers(self) -> tuple[Any, ...]:
+        """The scorers that the panel is set to.
+
+        Raises:
+            BadInput: When a line is no scorer.
+        """
+        return self._scorers_of(self._form)
+
+    def _scorers_of(self, form: Form) -> tuple[Any, ...]:
+        return self._given.scorers if self._given.scorers is not None else typed_scorers(str(form["scorers"]))
+
+    def _code(self) -> str:
+        return self._write(self.grid, self.scorers, self._form)
+
+    def _write(self, grid: Grid, scorers: Sequence[Any], form: Form) -> str:
+        path = self._given.inputs if isinstance(self._given.inputs, str) else None
+        return comparison_code(grid, scorers, words(form, "name"), path)
+
+    def _shown_code(self) -> str:
+        found: _Found | None = self._facts
+        if found is not None and found.mistake is not None:
+            raise found.mistake
+        return found.code if found is not None else ""
+
+    def _look(self, form: Mapping[str, Any]) -> _Found:
+        run = self._look_at_run()
+        before: _Found | None = self._facts
+        here = tuple(row.name for row in self.lab.models.list() if row.installed)
+        if before is not None and form == self._looked_form:
+            return _Found(here, before.grid, before.code, before.mistake, run)
+        try:
+            if self._given.inputs is not None and self._loaded is None:
+                self._loaded = configuration(form, self._given).inputs
+            grid = configuration(form, self._given, self._loaded)
+            found = _Found(here, grid, self._write(grid, self._scorers_of(form), form), None, run)
+        except BadInput as error:
+            found = _Found(here, None, "", error, run)
+        self._looked_form = dict(form)
+        return found
+
+    _looked_form: Mapping[str, Any] | None = None
+
+    def _edited(self, names: frozenset[str]) -> None:
+        del names
+        self._start_look()
+
+    def do_add_prompt(self) -> None:
+        """Another prompt, at the end."""
+        number = 1 + max(int(key.removeprefix("prompt")) for key in prompt_keys(self._form))
+        self._form |= empty_prompt(number, f"prompt {number + 1}")
+        self._start_look()
+
+    def do_remove_prompt(self, prompt: str) -> None:
+        """Take a prompt away."""
+        if len(prompt_keys(self._form)) > _FEWEST_PROMPTS and prompt in prompt_keys(self._form):
+            self._form = {key: value for key, value in self._form.items() if not key.startswith(f"{prompt}.")}
+        self._start_look()
+
+    def do_run(self, fresh: bool = False) -> None:
+        """Run the comparison, or continue the newest run of the same settings."""
+        form = dict(self._form)
+        self._loaded = None
+        self._looked_form = None
+
+        def work(_report: object, _cancel: object) -> Run:
+            grid = configuration(form, self._given)
+            return self.lab.compare(grid, self._scorers_of(form), fresh=fresh, name=words(form, "name"))
+
+        self._work("Preparing the run", work, self._running)
+
+    def _running(self, run: Run) -> None:
+        self.run = run
+        self._run_facts = None
+        self._offsets.clear()
+        self._start_look()
+
+    def _draw(self) -> View:
+        found: _Found | None = self._facts
+        run = found.run if found else None
+        wrong = _wrong_fields(found.mistake) if found and found.mistake else {}
+        kind, status = self._status(found)
+        return self._show(
+            kind,
+            status,
+            [
+                self._prompts(wrong),
+                section("data", "", [self._inputs(wrong), self._scorer_field(wrong)], layout="columns"),
+                self._numbers(found, wrong),
+                self._job_block(),
+                self._other_mistake(found, wrong),
+                buttons("buttons", self._buttons(found, run)),
+                *(self._shown_run(run) if run else []),
+            ],
+        )
+
+    def _other_mistake(self, found: _Found | None, wrong: Mapping[str, str]) -> Block | None:
+        """A mistake that belongs to no field, or to one that is not shown."""
+        words_of = [what for name, what in wrong.items() if name not in self._form]
+        return text("mistake", words_of[0], kind="warn") if found and words_of else None
+
+    def _status(self, found: _Found | None) -> tuple[Kind, str]:
+        if self._job is not None:
+            return "busy", self._job.label
+        if found is None:
+            return ("error", "This panel could not look") if self._messages else ("busy", "Looking")
+        if found.run is not None:
+            return self._run_status(found.run)
+        if found.mistake is not None:
+            return "warn", "Something is not filled in right"
+        size = found.grid.size if found.grid else 0
+        return "info", f"Ready to run: {size} answers"
+
+    def _buttons(self, found: _Found | None, run: RunFacts | None) -> list[Block]:
+        able = self._job is None and found is not None and found.mistake is None and not (run and run.running)
+        again = [button("run", "Run afresh", enabled=able, args={"fresh": True})] if run and not run.running else []
+        return [button("run", "Run", enabled=able, primary=able), *self._run_buttons(run), *again]
+
+    def _prompts(self, wrong: Mapping[str, str]) -> Block:
+        keys = prompt_keys(self._form)
+        cards = [self._prompt(key, len(keys), wrong) for key in keys]
+        return section("prompts", "Prompts", [section("cards", "", cards, layout="columns"), buttons("more", [button("add_prompt", "Add a prompt", small=True)])])
+
+    def _prompt(self, key: str, count: int, wrong: Mapping[str, str]) -> Block:
+        form = self._form
+        name = words(form, f"{key}.name")
+
+        def one(part: str, label: str, **more: Any) -> Block:
+            field_id = f"{key}.{part}"
+            return field(field_id, f"{label} ({name})" if part != "name" else label, form[field_id], error=wrong.get(field_id, ""), **more)
+
+        body = (
+            one("messages", "Messages as JSON", kind="area", rows=8)
+            if f"{key}.messages" in form
+            else one("user", "User message", kind="area", rows=3)
+        )
+        remove = buttons(f"{key}-buttons", [button("remove_prompt", f"Remove {name}", small=True, args={"prompt": key})]) if count > _FEWEST_PROMPTS else None
+        return section(key, "", [one("name", "Name of the prompt"), one("system", "System message", kind="area", rows=2), body, remove])
+
+    def _inputs(self, wrong: Mapping[str, str]) -> Block:
+        error = wrong.get("inputs", "")
+        if self._given.inputs is not None:
+            where = f"the file {self._given.inputs}" if isinstance(self._given.inputs, str) else "Python"
+            count = f"{len(self._loaded)} inputs" if self._loaded is not None else "Inputs"
+            fields = ", ".join(self._loaded[0].variables) if self._loaded else ""
+            return section("inputs-given", "Inputs", [text("inputs-text", error or f"{count} from {where}" + (f", with: {fields}" if fields else ""))])
+        return section(
+            "inputs-typed",
+            "Inputs",
+            [
+                field("inputs_as", "Typed as", self._form["inputs_as"], kind="select", options=FORMATS),
+                field("inputs", "The inputs", self._form["inputs"], kind="area", rows=5, error=error, help="Give each an `expected` (CSV, JSON) to score against."),
+            ],
+        )
+
+    def _scorer_field(self, wrong: Mapping[str, str]) -> Block:
+        if self._given.scorers is not None:
+            listed = [text(f"scorer{number}", one) for number, one in enumerate(map(scorer_words, self._given.scorers))]
+            return section("scorers-given", "Scorers, from Python", listed or [text("scorers-none", "none")])
+        lines = field("scorers", "How answers are scored", self._form["scorers"], kind="area", rows=5, error=wrong.get("scorers", ""), help=SCORER_LINES)
+        return section("scorers-typed", "Scorers", [lines])
+
+    def _numbers(self, found: _Found | None, wrong: Mapping[str, str]) -> Block:
+        here = ", ".join(found.here) if found else ""
+
+        def one(field_id: str, label: str, **more: Any) -> Block:
+            return field(field_id, label, self._form[field_id], error=wrong.get(field_id, ""), **more)
+
+        sampling = [one("temperature", "Temperature", kind="number"), one("max_tokens", "Most tokens", kind="number")]
+        if len(self._given.sampling) > 1:
+            sampling = [text("sampling", f"{len(self._given.sampling)} samplings from Python")]
+        return section(
+            "numbers",
+            "",
+            [
+                one("models", "Models", help=f"empty: the default; here: {here}" if here else "empty: the default"),
+                *sampling,
+                one("repeats", "Repeats", kind="number"),
+                one("seed", "Seed", kind="number"),
+                one("name", "Name of the run"),
+            ],
+            layout="row",
+        )
+
+
+def _samplings(given: Any) -> tuple[Mapping[str, Any], ...]:
+    """The samplings as mappings of the fields that were set; one, empty, for none."""
+    if given is None:
+        return ({},)
+    listed = [given] if isinstance(given, Mapping) or hasattr(given, "model_fields_set") else list(given)
+    return tuple(dict(one) if isinstance(one, Mapping) else {name: getattr(one, name) for name in one.model_fields_set} for one in listed) or ({},)
+
+
+def _wrong_fields(error: BadInput) -> dict[str, str]:
+    name = "scorers" if error.fields.get("kind") == "scorer" else str(error.fields.get("field"))
+    return {name: f"{error.message} {error.fix}"}
+
+

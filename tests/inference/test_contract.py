@@ -1,0 +1,363 @@
+"""What every engine promises, checked on each: the real llama-server, the embedded model, the scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+
+import pytest
+from inference_server import CONTEXT
+
+from noa_lab.errors import BadInput, Cancelled, ContextOverflow
+from noa_lab.inference import (
+    ChatMessage,
+    EmbeddedEngine,
+    EngineBase,
+    InferenceConfig,
+    InferenceEngine,
+    LlamaClient,
+    LlamaInferenceEngine,
+    Prompt,
+)
+from noa_lab.testing import Reply, ScriptedEngine
+
+COUNTING = "1, 2, 3, 4, 5,"
+SMILES = "🙂 🙂 🙂 🙂 🙂 🙂 🙂 🙂"
+ENDLESS = "Once upon a time"
+LONG = InferenceConfig(max_tokens=400, temperature=0.0)
+
+
+def greedy(max_tokens: int, **more: object) -> InferenceConfig:
+    return InferenceConfig(temperature=0.0, max_tokens=max_tokens, **more)
+
+
+def script(prompt: Prompt, config: InferenceConfig) -> Reply:
+    if prompt == COUNTING:
+        return Reply(" 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")
+    if prompt == SMILES:
+        return Reply(" 🙂 🙂 🙂 🙂")
+    return Reply("word " * config.max_tokens, piece_delay=0.002)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("server", marks=pytest.mark.real),
+        pytest.param("embedded", marks=pytest.mark.real),
+        "scripted",
+    ],
+)
+def engine(request: pytest.FixtureRequest) -> Iterator[EngineBase]:
+    made: EngineBase
+    if request.param == "server":
+        server = request.getfixturevalue("real_server")
+        made = LlamaInferenceEngine(server.url, "smollm2-135m", server.key)
+    elif request.param == "embedded":
+        made = EmbeddedEngine(
+            request.getfixturevalue("gguf"), context_size=CONTEXT, threads=1, model_name="smollm2-135m"
+        )
+    else:
+        made = ScriptedEngine(script, model_name="smollm2-135m", context_size=CONTEXT)
+    yield made
+    made.close()
+
+
+def wait_idle(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    """Until nothing is being generated; fails after 3 s. 400 tokens take longer than that."""
+    end = time.monotonic() + 3
+    if isinstance(engine, LlamaInferenceEngine):
+        server = request.getfixturevalue("real_server")
+        with LlamaClient(server.url, server.key) as client:
+            while any(slot["is_processing"] for slot in client.slots()):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+    elif isinstance(engine, ScriptedEngine):
+        while engine.calls[-1].outcome == "running":
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        assert engine.calls[-1].outcome == "cancelled"
+    else:
+        engine.generate("x", greedy(1))  # waits for its turn
+        assert time.monotonic() < end
+
+
+def test_is_an_engine(engine: EngineBase) -> None:
+    assert isinstance(engine, InferenceEngine)
+    assert engine.model_name == "smollm2-135m"
+    assert engine.capabilities.context_size == CONTEXT
+    assert engine.capabilities.slots >= 1
+
+
+@pytest.mark.parametrize("prompt", ["What is Rust programming language?", "Write a hello world program in Rust."])
+def test_seed_example_prompts(engine: EngineBase, prompt: str) -> None:
+    answer = engine.chat([ChatMessage.user(prompt)], InferenceConfig(temperature=0.7, max_tokens=16, seed=1))
+    assert answer.text.strip()
+    assert 0 < answer.completion_tokens <= 16
+    assert engine.generate(prompt, InferenceConfig(max_tokens=4, seed=1)).prompt_tokens == engine.count_tokens(prompt)
+
+
+def test_generate_reports_everything(engine: EngineBase) -> None:
+    answer = engine.generate("Once upon a time", InferenceConfig(max_tokens=8, seed=11))
+    assert str(answer) == answer.text
+    assert answer.model == "smollm2-135m"
+    assert answer.finish_reason == "length"
+    assert answer.completion_tokens == 8
+    assert not answer.truncated
+    assert answer.seed == 11
+    timings = answer.timings
+    assert 0 <= timings.queue_ms <= timings.ttft_ms <= timings.total_ms
+    assert timings.total_ms >= timings.decode_ms > 0
+    assert answer.raw_request
+    assert answer.raw_response
+    assert answer.text in answer._repr_html_()
+
+
+def test_drawn_seed_is_reported_and_repeats_the_answer(engine: EngineBase) -> None:
+    config = InferenceConfig(max_tokens=6, temperature=1.0)
+    first, second = engine.generate("The", config), engine.generate("The", config)
+    assert first.seed is not None
+    assert first.seed != second.seed
+    again = engine.generate("The", InferenceConfig(max_tokens=6, temperature=1.0, seed=first.seed))
+    assert (again.seed, again.text) == (first.seed, first.text)
+
+
+def test_greedy_repeats_and_has_no_seed(engine: EngineBase) -> None:
+    answers = [engine.generate(COUNTING, greedy(8)) for _ in range(3)]
+    assert len({answer.text for answer in answers}) == 1
+    assert answers[0].seed is None
+
+
+def test_stream_is_the_answer_in_pieces(engine: EngineBase) -> None:
+    stream = engine.stream(COUNTING, greedy(10))
+    with pytest.raises(BadInput):
+        stream.result  # noqa: B018
+    pieces = list(stream)
+    assert len(pieces) > 2
+    assert "".join(pieces) == stream.result.text == engine.generate(COUNTING, greedy(10)).text
+    with pytest.raises(BadInput):
+        list(stream)
+
+
+def test_stream_of_a_conversation(engine: EngineBase) -> None:
+    messages = [ChatMessage.system("Be brief."), ChatMessage.user("Hi")]
+    stream = engine.stream(messages, greedy(5))
+    assert "".join(stream) == stream.result.text == engine.chat(messages, greedy(5)).text
+
+
+def test_leaving_the_loop_cancels(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    for _ in engine.stream(ENDLESS, LONG):
+        break
+    wait_idle(engine, request)
+
+
+def test_closing_from_another_thread_ends_the_loop(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    import threading
+
+    stream = engine.stream(ENDLESS, LONG)
+    closer = threading.Timer(0.3, stream.close)
+    closer.start()
+    pieces = list(stream)
+    closer.join()
+    assert len(pieces) < 350
+    with pytest.raises(Cancelled) as caught:
+        stream.result  # noqa: B018
+    assert caught.value.fields["text"] == "".join(pieces)
+    wait_idle(engine, request)
+
+
+def test_async_twins(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    async def ask() -> None:
+        expected = engine.generate(COUNTING, greedy(6)).text  # sync, inside a running loop
+        assert (await engine.agenerate(COUNTING, greedy(6))).text == expected
+        stream = engine.astream(COUNTING, greedy(6))
+        assert "".join([piece async for piece in stream]) == stream.result.text == expected
+        messages = [ChatMessage.user("Hi")]
+        assert (await engine.achat(messages, greedy(4))).text == engine.chat(messages, greedy(4)).text
+        answers = await asyncio.gather(*(engine.agenerate(COUNTING, greedy(4)) for _ in range(3)))
+        assert [answer.completion_tokens for answer in answers] == [4, 4, 4]
+
+    asyncio.run(ask())
+
+
+def test_async_cancels(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    async def leave() -> None:
+        async for _ in engine.astream(ENDLESS, LONG):
+            break
+
+    async def cancel() -> None:
+        task = asyncio.create_task(engine.agenerate(ENDLESS, LONG))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    wait_idle(engine, request)
+    asyncio.run(cancel())
+    wait_idle(engine, request)
+
+
+def test_works_from_several_event_loops(engine: EngineBase) -> None:
+    for _ in range(2):
+        assert asyncio.run(engine.agenerate(COUNTING, greedy(2))).completion_tokens == 2
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [ChatMessage.user("Hi")],
+        [ChatMessage.system("Be brief."), ChatMessage.user("Zoë says 你好 🙂")],
+        [ChatMessage.user("A"), ChatMessage.assistant("B"), ChatMessage.user("C <|im_end|> D")],
+    ],
+)
+def test_tokens_are_counted_after_the_template(engine: EngineBase, messages: list[ChatMessage]) -> None:
+    text = engine.render(messages)
+    assert all(message.content in text for message in messages)
+    count = engine.count_tokens(messages)
+    assert count == engine.count_tokens(text)
+    assert count == engine.chat(messages, greedy(1)).prompt_tokens
+    assert count == engine.generate(text, greedy(1)).prompt_tokens
+
+
+def test_stop_sequences(engine: EngineBase) -> None:
+    answer = engine.generate(COUNTING, greedy(30, stop_sequences=("nowhere", ", 8")))
+    assert answer.finish_reason == "stop_sequence"
+    assert answer.text == " 6, 7"
+    stream = engine.stream(COUNTING, greedy(30, stop_sequences=(", 8",)))
+    assert "".join(stream) == " 6, 7"
+
+
+@pytest.mark.parametrize("limit", [5, 6, 7, 8])
+def test_begun_stop_sequence_is_not_lost_at_the_limit(engine: EngineBase, limit: int) -> None:
+    whole = engine.generate(COUNTING, greedy(limit))
+    stop = whole.text[-1] + "#never"
+    held = engine.generate(COUNTING, greedy(limit, stop_sequences=(stop,)))
+    assert (held.text, held.finish_reason) == (whole.text, "length")
+
+
+def test_max_tokens(engine: EngineBase) -> None:
+    one = engine.generate(COUNTING, greedy(1))
+    assert (one.completion_tokens, one.finish_reason, one.truncated) == (1, "length", False)
+
+
+def test_answer_ends_where_the_context_is_full(engine: EngineBase) -> None:
+    prompt = "word " * (CONTEXT - 6)
+    tokens = engine.count_tokens(prompt)
+    assert CONTEXT - 12 < tokens < CONTEXT
+    answer = engine.generate(prompt, InferenceConfig(max_tokens=300, seed=1))
+    if answer.finish_reason == "length":
+        assert answer.truncated
+        assert answer.completion_tokens == CONTEXT - tokens
+    else:
+        assert answer.completion_tokens <= CONTEXT - tokens
+
+
+def test_overflow_at_the_boundary(engine: EngineBase) -> None:
+    words = CONTEXT + 4
+    while engine.count_tokens("word " * words) > CONTEXT:
+        words -= 1
+    assert engine.count_tokens("word " * words) == CONTEXT
+    for extra in (0, 1):
+        with pytest.raises(ContextOverflow) as caught:
+            engine.generate("word " * (words + extra), greedy(5))
+        assert caught.value.fields == {
+            "prompt_tokens": CONTEXT + extra,
+            "max_tokens": 5,
+            "context_size": CONTEXT,
+        }
+    last = engine.generate("word " * (words - 1), greedy(5))
+    assert (last.prompt_tokens, last.completion_tokens) == (CONTEXT - 1, 1)
+
+
+def test_unicode_and_emoji(engine: EngineBase) -> None:
+    stream = engine.stream(SMILES, greedy(12))
+    pieces = list(stream)
+    assert "🙂" in stream.result.text
+    assert "\ufffd" not in "".join(pieces)
+    odd = "Zoë\u2028\u0085 \x00 \U0001f468\u200d\U0001f469\u200d\U0001f467 ﷽ \u202eabc"
+    answer = engine.generate(odd, greedy(2))
+    assert answer.prompt_tokens == engine.count_tokens(odd)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"temperature": math.nan}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 10**12}, "max_tokens"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"repeat_penalty": 0}, "repeat_penalty"),
+        ({"temprature": 1}, "temprature"),
+    ],
+)
+def test_impossible_values_are_named(engine: EngineBase, values: dict[str, float], field: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        engine.generate("x", InferenceConfig(**values))
+    assert caught.value.fields["field"] == field
+
+
+@pytest.mark.parametrize("prompt", ["", "half a \ud83d character", 7, None, b"bytes"])
+def test_impossible_prompts(engine: EngineBase, prompt: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        engine.generate(prompt, greedy(1))
+    assert caught.value.fields["field"] == "prompt"
+    assert engine.generate(COUNTING, greedy(1)).completion_tokens == 1
+
+
+@pytest.mark.parametrize(
+    "messages", [[], "text", [{"role": "user", "content": "x"}], [ChatMessage.user("\udc00")], None]
+)
+def test_impossible_conversations(engine: EngineBase, messages: list[ChatMessage]) -> None:
+    with pytest.raises(BadInput):
+        engine.chat(messages, greedy(1))
+
+
+def test_extreme_but_allowed_values(engine: EngineBase) -> None:
+    wild = InferenceConfig(
+        temperature=10, top_p=0.000001, top_k=1, min_p=1, repeat_penalty=10, seed=2**32 - 2, max_tokens=2
+    )
+    assert engine.generate("x", wild).seed == 2**32 - 2
+    assert (
+        engine.generate(
+            "x", InferenceConfig(top_k=0, top_p=1, max_tokens=1_000_000, stop_sequences=("e", "a", "word"))
+        ).text
+        is not None
+    )
+
+
+def test_fingerprint_is_stable_and_holds_no_secret(engine: EngineBase) -> None:
+    first = engine.fingerprint()
+    assert first == engine.fingerprint()
+    assert first["context_size"] == CONTEXT
+    assert "contract-key" not in repr(first) + repr(engine)
+
+
+def test_reuse_is_reported(engine: EngineBase) -> None:
+    if not engine.capabilities.reports_cached_tokens:
+        assert engine.generate(COUNTING, greedy(1)).cached_tokens == 0
+        return
+    prompt = "The quick brown fox jumps over the lazy dog. " * 4
+    engine.generate(prompt, greedy(1))
+    second = engine.generate(prompt, greedy(1))
+    assert second.cached_tokens == second.prompt_tokens - 1
+
+
+def test_closing_twice(engine: EngineBase, request: pytest.FixtureRequest) -> None:
+    if isinstance(engine, LlamaInferenceEngine):
+        server = request.getfixturevalue("real_server")
+        other: EngineBase = LlamaInferenceEngine(server.url, "x", server.key)
+    elif isinstance(engine, EmbeddedEngine):
+        other = EmbeddedEngine(request.getfixturevalue("gguf"), context_size=CONTEXT, threads=1)
+    else:
+        other = ScriptedEngine()
+    with other:
+        assert other.count_tokens("one two") >= 2
+    other.close()
+    for use in (lambda: other.generate("x"), lambda: other.stream("x"), lambda: other.capabilities):
+        with pytest.raises(BadInput, match="closed"):
+            use()

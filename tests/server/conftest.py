@@ -1,0 +1,41 @@
+"""Homes of their own, the fake llama-server, and a check that no process outlives its test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from server_fakes import FakeLlama, Holder, noa_lab_processes
+
+from noa_lab import server
+from noa_lab.paths import Home
+
+
+@pytest.fixture
+def bare_home(tmp_path: Path) -> Home:
+    """A home with nothing in it, whose servers are gone when the test ends."""
+    home = Home(tmp_path / "home")
+    yield home
+    server.stop_all(home)
+    leaked = [line for line in noa_lab_processes().values() if str(tmp_path) in line]
+    assert not leaked
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeLlama:
+    """A runtime with a fake llama-server, and a model to go with it."""
+    return FakeLlama(tmp_path)
+
+
+@pytest.fixture
+def holder(bare_home: Home, fake: FakeLlama):
+    """Makes `Holder`s."""
+    made: list[Holder] = []
+
+    def make(code: str = "wait()", **options: object) -> Holder:
+        made.append(Holder(bare_home, fake, code, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()

@@ -1,0 +1,130 @@
+"""A runtime whose llama-server is a fake, other processes that hold servers, and ways to wait for processes to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from noa_lab.models import ModelFile, ModelMetadata
+from noa_lab.paths import Home
+from noa_lab.runtime import Runtime
+
+METADATA = ModelMetadata("llama", "Fake", 1, 8192, 1, 8, 1, 1, 32, "Q4_1", None, 1)
+
+
+def noa_lab_processes() -> dict[int, str]:
+    """Watchers and llama-servers, ours or fake, that are alive now."""
+    found = {}
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and (
+            "noa_lab.server._watch" in line or "llama-server" in line
+        ):
+            found[process.info["pid"]] = line
+    return found
+
+
+class FakeLlama:
+    """Where the fake is, and how it behaves."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "runtime"
+        self.folder.mkdir()
+        program = self.folder / "llama-server"
+        source = Path(__file__).with_name("fake_llama_server.py").read_text(encoding="utf-8")
+        program.write_text(f"#!{sys.executable} -IS\n{source}", encoding="utf-8")
+        program.chmod(0o755)
+        self.runtime = Runtime("fake", self.folder, "path", "b1", 1, "c0ffee", threads=2, tools=("llama-server",))
+        self.model = self.make_model("tiny")
+
+    def make_model(self, name: str) -> ModelFile:
+        path = self.folder / f"{name}.gguf"
+        path.write_bytes(b"GGUF" + name.encode())
+        return ModelFile(name, path, "", path.stat().st_size, str(path), False, METADATA)
+
+    def behave(self, **behaviour: object) -> None:
+        (self.folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
+
+
+class Holder:
+    """Another process that serves the fake and then does what its code says; it is killed when the test ends."""
+
+    def __init__(
+        self, home: Home, fake: FakeLlama, code: str = "wait()", *, settings: str = "", keep: bool = False
+    ) -> None:
+        script = f"""
+            import os, signal, subprocess, sys, time
+            from pathlib import Path
+            from noa_lab import server
+            from noa_lab.models import ModelFile, ModelMetadata
+            from noa_lab.paths import Home
+            from noa_lab.runtime import Runtime
+
+            def say(*words):
+                print(*words, flush=True)
+
+            def wait():
+                time.sleep(3600)
+
+            fake = Path({str(fake.folder)!r})
+            runtime = Runtime("fake", fake, "path", "b1", 1, "c0ffee", threads=2, tools=("llama-server",))
+            metadata = ModelMetadata("llama", "Fake", 1, 8192, 1, 8, 1, 1, 32, "Q4_1", None, 1)
+            path = fake / "tiny.gguf"
+            model = ModelFile("tiny", path, "", path.stat().st_size, str(path), False, metadata)
+            home = Home(Path({str(home.root)!r}))
+            running = server.serve(runtime, model, server.ServerSettings({settings}), home=home, keep={keep})
+            say(running.name, running.pid, running.base_url, running.joined)
+        """
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script) + textwrap.dedent(code)],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.name = self.base_url = ""
+        self.pid = 0
+        self.joined = False
+
+    def ready(self) -> Holder:
+        """Wait until its server is ready."""
+        words = self.line().split()
+        self.name, self.pid, self.base_url, self.joined = words[0], int(words[1]), words[2], words[3] == "True"
+        return self
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def kill(self) -> None:
+        """SIGKILL, and collect it."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def gone_within(pid: int, seconds: float) -> float:
+    """How long the process took to end; fails after `seconds`."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return time.perf_counter() - start
+        except psutil.NoSuchProcess:
+            return time.perf_counter() - start
+        time.sleep(0.005)
+    pytest.fail(f"process {pid} is still there after {seconds} s")
+
+
+def wait_until(condition, seconds: float = 3.0) -> None:
+    """Wait until `condition()` is true; fails after `seconds`."""
+    deadline = time.perf_counter() + seconds
+    while not condition():
+        if time.perf_counter() > deadline:
+            pytest.fail("it did not happen")
+        time.sleep(0.005)

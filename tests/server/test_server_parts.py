@@ -1,0 +1,363 @@
+"""Marks of processes, connections, logs, records, reasons: one part at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from server_fakes import gone_within
+
+from noa_lab.server._channel import (
+    UNIX_PATH_LIMIT,
+    ChannelEnded,
+    connect,
+    listen,
+    remove_address,
+    socket_path,
+    transport_for,
+)
+from noa_lab.server._child import _LISTENING
+from noa_lab.server._death import Guard, death_watch_for, end_steps
+from noa_lab.server._exits import explain_exit
+from noa_lab.server._identity import ProcessMark, here, is_alive, mark_of, own_mark, owns_port, signal_process
+from noa_lab.server._launch import inherits_connections
+from noa_lab.server._log import LogWriter, follow, tail
+from noa_lab.server._record import ServerRecord, read_record, write_record
+
+# --- identity
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-IS", "-c", "import time; time.sleep(60)"])
+
+
+def test_a_mark_holds_for_one_process_only():
+    with sleeper() as process:
+        mark = mark_of(process.pid)
+        assert is_alive(mark)
+        assert not is_alive(ProcessMark(process.pid, "ticks:1"))
+        assert not is_alive(ProcessMark(process.pid, ""))
+        assert signal_process(ProcessMark(process.pid, "ticks:1"), signal.SIGKILL) is False
+        assert process.poll() is None
+        assert signal_process(mark, signal.SIGKILL) is True
+    assert not is_alive(mark)
+    assert signal_process(mark, signal.SIGKILL) is False
+
+
+def test_a_zombie_is_not_alive():
+    process = sleeper()
+    mark = mark_of(process.pid)
+    process.kill()
+    gone_within(process.pid, 2)
+    assert psutil.pid_exists(process.pid)
+    assert not is_alive(mark)
+    process.wait()
+
+
+def test_marks_by_proc_and_by_psutil_agree():
+    from noa_lab.server import _identity
+
+    mark = own_mark()
+    if mark.started.startswith("ticks:"):
+        ticks = int(mark.started[6:]) / os.sysconf("SC_CLK_TCK") + psutil.boot_time()
+        assert abs(ticks - psutil.Process().create_time()) < 2
+    assert _identity._mark_from_psutil(os.getpid()) == _identity._mark_from_psutil(os.getpid())
+    assert _identity._mark_from_psutil(2**22 + 1) is None
+
+
+def test_owns_port_tells_our_listener_from_a_stranger():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, sleeper() as other:
+        port = listener.getsockname()[1]
+        assert owns_port(own_mark(), port)
+        assert not owns_port(mark_of(other.pid), port)
+        other.kill()
+
+
+# --- channel
+
+
+@pytest.mark.parametrize("transport", ["unix", "tcp"])
+def test_messages_cross_both_transports(tmp_path, transport):
+    listener, address = listen(transport, tmp_path)
+    channel = connect(address, 1)
+    listener.setblocking(True)
+    connection, _ = listener.accept()
+    assert channel.receive(0) is None
+    connection.sendall(b'{"a": 1}\n{"b"')
+    assert channel.receive(1) == {"a": 1}
+    assert channel.receive(0.01) is None
+    connection.sendall(b": 2}\n")
+    assert channel.receive(1) == {"b": 2}
+    channel.send({"c": 3})
+    assert connection.recv(100) == b'{"c": 3}\n'
+    assert not os.get_inheritable(channel._socket.fileno())
+    connection.close()
+    with pytest.raises(ChannelEnded):
+        channel.receive(1)
+    channel.close()
+    listener.close()
+    remove_address(address, tmp_path)
+    assert not (tmp_path / "watcher.sock").exists()
+
+
+def test_a_deep_home_gets_a_short_socket(tmp_path):
+    deep = tmp_path / ("d" * 60) / ("e" * 60)
+    deep.mkdir(parents=True)
+    path = socket_path(deep)
+    assert len(os.fsencode(path)) <= UNIX_PATH_LIMIT
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    listener, address = listen("unix", deep)
+    listener.close()
+    remove_address(address, deep)
+    assert not Path(address.removeprefix("unix:")).parent.exists()
+    path.parent.rmdir()
+
+
+def test_a_forked_child_does_not_keep_the_connection(tmp_path):
+    listener, address = listen("unix", tmp_path)
+    channel = connect(address, 1)
+    listener.setblocking(True)
+    connection, _ = listener.accept()
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        channel._socket.close()  # as the kernel does when this process dies: no shutdown
+        connection.settimeout(1)
+        assert connection.recv(1) == b""
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        channel.close()
+        connection.close()
+        listener.close()
+
+
+# --- decisions for other systems
+
+
+def test_decisions_by_system():
+    assert [transport_for(name) for name in ("posix", "nt")] == ["unix", "tcp"]
+    assert [inherits_connections(name) for name in ("posix", "nt")] == [True, False]
+    assert [death_watch_for(name) for name in ("linux", "darwin", "freebsd14", "win32")] == [
+        "pdeathsig",
+        "guard",
+        "guard",
+        "job",
+    ]
+
+
+def test_ending_takes_less_than_two_seconds_everywhere():
+    for name, last in (("posix", "kill"), ("nt", "kill")):
+        steps = end_steps(name)
+        assert steps[-1][1] == last
+        assert steps[-1][0] <= 1.2
+        assert [when for when, _ in steps] == sorted(when for when, _ in steps)
+    assert [action for _, action in end_steps("posix")] == ["terminate", "terminate", "kill"]
+
+
+def test_the_guard_spares_what_it_was_dismissed_from():
+    with sleeper() as process:
+        Guard(process.pid).dismiss()
+        assert process.poll() is None
+        process.kill()
+
+
+def test_the_guard_kills_when_its_master_dies():
+    with sleeper() as process:
+        code = f"import os; from noa_lab.server._death import Guard; g = Guard({process.pid}); os.kill(os.getpid(), 9)"
+        subprocess.run([sys.executable, "-c", code])
+        assert process.wait(2) == -signal.SIGKILL
+
+
+# --- log
+
+
+def test_the_log_is_rotated_by_size_and_keeps_three(tmp_path):
+    path = tmp_path / "a.log"
+    log = LogWriter(path, max_bytes=100)
+    for number in range(60):
+        log.write(f"line {number:03d}")
+    log.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
+    assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
+    assert tail(path, 12)[-1] == "line 059"
+    assert len(tail(path, 12)) == 12
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_is_rotated_when_the_day_changes(tmp_path):
+    path = tmp_path / "a.log"
+    log = LogWriter(path)
+    log.write("yesterday")
+    log._day = "20000101"
+    log.write("today")
+    log.close()
+    assert path.read_text() == "today\n"
+    assert (tmp_path / "a.log.1").read_text() == "yesterday\n"
+
+
+def test_the_log_holds_no_secret_and_survives_a_full_disk(tmp_path, monkeypatch):
+    log = LogWriter(tmp_path / "a.log", ("s3cret", ""))
+    log.write("key s3cret.")
+
+    class Full:
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    real, log._file = log._file, Full()
+    log.write("lost")
+    log._file = real
+    log.write("after")
+    log.close()
+    assert (tmp_path / "a.log").read_text() == "key [redacted].\n[noa_lab: 1 lines could not be written]\nafter\n"
+
+
+def test_following_a_log_crosses_a_rotation(tmp_path):
+    path = tmp_path / "a.log"
+    log = LogWriter(path, max_bytes=40)
+    log.write("before")
+    seen = []
+    lines = follow(path, interval=0.01)
+    assert next(lines) == ""
+    for number in range(3):
+        log.write(f"new line number {number}")
+        seen.append(next(line for line in lines if line))
+    log.close()
+    assert seen == ["new line number 0", "new line number 1", "new line number 2"]
+    assert tail(path, 0) == []
+    assert tail(tmp_path / "none.log", 5) == []
+
+
+# --- record
+
+
+def record(**changes) -> ServerRecord:
+    values = {
+        **dict.fromkeys(("name", "alias", "fingerprint", "runtime", "log"), "a"),
+        "state": "ready",
+        "api_key": "kkk",
+        "secret": "sss",
+        "model": {},
+        "settings": {},
+        "port": 1,
+        "here": here(),
+        "watcher": own_mark(),
+        "process": own_mark(),
+    }
+    return ServerRecord(**{**values, **changes})
+
+
+def test_a_record_survives_the_disk_and_hides_its_secrets(tmp_path):
+    folder = tmp_path / "a"
+    written = record(notes=("n",))
+    write_record(folder, written)
+    assert read_record(folder) == written
+    assert (folder / "record.json").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert "kkk" not in repr(written)
+    assert "sss" not in repr(written)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"name": 1', "\0"])
+def test_a_broken_record_is_no_record(tmp_path, content):
+    (tmp_path / "record.json").write_text(content)
+    assert read_record(tmp_path) is None
+
+
+def test_a_record_is_stale_when_its_watcher_is_gone_from_this_machine():
+    gone = ProcessMark(os.getpid(), "ticks:1")
+    assert not record().stale
+    assert record(watcher=gone).stale
+    assert not record(watcher=gone, state="crashed").stale
+    assert not record(watcher=gone, here="another-host/boot/ns").stale
+    rebooted = here().partition("/")[0] + "/another-boot/ns"
+    assert record(here=rebooted).stale
+    assert not record(here=rebooted).local
+
+
+# --- what llama-server says
+
+
+@pytest.mark.parametrize(
+    ("line", "port"),
+    [
+        ("0.00.651.706 I srv  llama_server: listening on http://127.0.0.1:34211", "34211"),
+        ("main: server is listening on http://127.0.0.1:8080 - starting the main loop", "8080"),
+        ("srv load_model: loading model '/x/llama_server: listening on http://127.0.0.1:99'", None),
+        ("srv load_model: loading model '/x/llama_server: listening on http://127.0.0.1:99.gguf'", None),
+        ("srv  llama_server: listening on http://10.0.0.1:34211", None),
+    ],
+)
+def test_the_port_is_read_from_the_servers_own_line_only(line, port):
+    found = _LISTENING.search(line)
+    assert (found[1] if found else None) == port
+
+
+BAD = "0.00.004.602 E gguf_init_from_reader: failed to read header\n0.00.004.622 E cmn  common_init_: failed to load model '/x/bad.gguf'"
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "kind", "words"),
+    [
+        (1, BAD, "model", "gguf_init_from_reader: failed to read header"),
+        (1, "E srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 80", "port", "couldn't bind"),
+        (1, "error: invalid argument: --frob", "argument", "--frob"),
+        (
+            127,
+            "llama-server: error while loading shared libraries: libllama.so: cannot open shared object file",
+            "library",
+            "libllama.so",
+        ),
+        (
+            1,
+            "E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 9",
+            "memory",
+            "failed to allocate",
+        ),
+        (-4, "", "cpu", "SIGILL"),
+        (-6, "GGML_ASSERT(n > 0) failed", "crash", "GGML_ASSERT(n > 0) failed"),
+        (-9, "", "signal", "SIGKILL"),
+        (-11, "", "crash", "SIGSEGV"),
+        (-24, "", "signal", "SIGXCPU"),
+        (0xC000001D, "", "cpu", "SIGILL"),
+        (3, "0.00.1 E srv x: nothing works", "other", "exit code 3: srv x: nothing works"),
+        (3, "", "other", "exit code 3"),
+    ],
+)
+def test_exits_are_put_into_words(code, log, kind, words):
+    reason = explain_exit(code, log.splitlines())
+    assert reason.kind == kind
+    assert words in reason.words
+    assert reason.fix.endswith(".")
+
+
+def test_a_kill_for_lack_of_memory_is_named_by_the_kernels_count():
+    assert explain_exit(-9, [], oom_before=3, oom_after=4).kind == "memory"
+    assert explain_exit(-9, [], oom_before=3, oom_after=3).kind == "signal"
+
+
+def test_threads_may_share_a_channel(tmp_path):
+    listener, address = listen("unix", tmp_path)
+    channel = connect(address, 1)
+    threads = [threading.Thread(target=channel.send, args=({"n": number},)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    listener.setblocking(True)
+    connection, _ = listener.accept()
+    time.sleep(0.01)
+    assert len(connection.recv(10000).splitlines()) == 20
+    for end in (channel, connection, listener):
+        end.close()

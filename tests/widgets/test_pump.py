@@ -1,0 +1,148 @@
+"""The pump: commands from any thread, none lost, none twice, one writer; and it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from noa_lab.widgets._pump import Pump
+
+
+@pytest.fixture
+def made():
+    pumps = []
+
+    def make(publish=lambda: None, failed=lambda error: None):
+        pumps.append(Pump("noa-lab panel test", publish=publish, failed=failed))
+        return pumps[-1]
+
+    yield make
+    for pump in pumps:
+        pump.close()
+        assert not pump.alive
+
+
+def test_commands_from_many_threads_all_run_once_in_each_threads_order(made):
+    seen = []
+    pump = made()
+
+    def send(sender):
+        for number in range(500):
+            assert pump.submit(lambda number=number: seen.append((sender, number, threading.get_ident())))
+            if number % 100 == 0:
+                time.sleep(0.001)
+
+    threads = [threading.Thread(target=send, args=(sender,)) for sender in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert pump.settle()
+    assert len(seen) == 8 * 500
+    for sender in range(8):
+        assert [number for who, number, _ in seen if who == sender] == list(range(500))
+    assert len({thread for _, _, thread in seen}) == 1
+
+
+def test_no_command_is_lost_while_the_thread_is_ending(made, monkeypatch):
+    monkeypatch.setattr("noa_lab.widgets._pump._LINGER", 0.001)
+    seen = []
+    pump = made()
+    for number in range(300):
+        pump.submit(lambda number=number: seen.append(number))
+        time.sleep(0.001 if number % 2 else 0.0015)
+    assert pump.settle()
+    assert seen == list(range(300))
+
+
+def test_publishing_is_coalesced_and_the_last_change_is_published(made):
+    published = []
+    state = {"value": 0}
+    pump = made(publish=lambda: published.append((time.monotonic(), state["value"])))
+    end = time.monotonic() + 0.55
+    while time.monotonic() < end:
+        state["value"] += 1
+        pump.invalidate()
+        time.sleep(0.002)
+    assert pump.settle()
+    times = [at for at, _ in published]
+    assert 4 <= len(published) <= 8
+    assert min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.09
+    assert published[-1][1] == state["value"]
+
+
+def test_a_flood_of_commands_does_not_starve_publishing(made):
+    published = []
+    pump = made(publish=lambda: published.append(1))
+    stop = time.monotonic() + 0.4
+    pump.invalidate()
+
+    def flood():
+        if time.monotonic() < stop:
+            pump.invalidate()
+            pump.submit(flood)
+
+    pump.submit(flood)
+    assert pump.settle()
+    assert len(published) >= 3
+
+
+def test_what_a_command_raises_is_handed_on_and_the_next_command_runs(made):
+    errors, seen = [], []
+    pump = made(failed=errors.append)
+    pump.submit(lambda: 1 / 0)
+    pump.submit(lambda: seen.append(1))
+    assert pump.settle()
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert seen == [1]
+
+
+def test_the_thread_ends_when_idle_and_starts_again(made):
+    seen = []
+    pump = made()
+    assert not pump.alive
+    pump.submit(lambda: seen.append(1))
+    assert pump.settle()
+    end = time.monotonic() + 3
+    while pump.alive and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not pump.alive
+    pump.submit(lambda: seen.append(2))
+    assert pump.settle()
+    assert seen == [1, 2]
+
+
+def test_later_runs_once_and_the_newest_replaces_the_one_before(made):
+    seen = []
+    pump = made()
+    pump.later(0.05, lambda: seen.append("first"))
+    pump.later(0.1, lambda: seen.append("second"))
+    time.sleep(0.3)
+    assert seen == ["second"]
+
+
+def test_close_takes_no_more_commands_and_can_come_from_the_pump_itself(made):
+    pump = made()
+    pump.submit(pump.close)
+    time.sleep(0.1)
+    assert not pump.alive
+    assert pump.submit(lambda: None) is False
+
+
+def test_panels_and_work_do_not_keep_the_interpreter_from_ending():
+    program = """
+import sys; sys.path.insert(0, "tests/widgets")
+import threading
+from fakes import FakeLab
+from noa_lab.widgets import SetupPanel
+lab = FakeLab(); lab.gate = threading.Event()
+panel = SetupPanel(lab); panel.press("install")
+while panel._job is None: pass
+print("end")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
