@@ -37,7 +37,7 @@ def assemble(plan: Plan, replies: Sequence[Reply], model: str) -> RepositoryDige
     whole = next((reply for reply in replies if reply.question.part is None), None)
     read = _read_whole(plan, whole, warnings)
     components, missing = _components(plan, read, replies)
-    if missing:
+    if missing and replies:
         warnings.append(f"The model gave no usable role for {missing} of {len(components)} components.")
     purpose, by = (read.purpose, read.purpose_by) if read.purpose else _own_words(plan)
     return RepositoryDigest(

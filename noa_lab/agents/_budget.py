@@ -89,13 +89,12 @@ def pack(head: str, pieces: Sequence[Piece], characters: int, top: Level) -> Pac
     Every file's name first, in the order given, then one line for each, then skeletons, then everything: breadth before depth.
 
     Args:
-        head: What stands above the files; cut at a line when it alone is too long.
+        head: What stands above the files; cut, at a line if possible, when it alone is too long.
         pieces: Files, the most telling first.
         characters: The most that the text may have.
         top: The highest level.
     """
-    while len(head) > characters:
-        head = head.rpartition("\n")[0]
+    head = _cut(head, characters)
     room = characters - len(head)
     levels = [Level.OUT] * len(pieces)
     for level in (Level.NAME, Level.LINE, Level.SKELETON, Level.FULL):
@@ -173,6 +172,15 @@ def fit(
                 characters * 0.95 * (limit - fixed) / used, characters / 2 if rounds >= _ROUNDS else characters * 0.95
             )
     return best
+
+
+def _cut(text: str, characters: int) -> str:
+    """The beginning of a text, up to the last line or word that fits unless that would lose more than half."""
+    if len(text) <= characters:
+        return text
+    cut = text[:characters]
+    end = next((place for mark in "\n " if (place := cut.rfind(mark)) >= characters / 2), characters)
+    return cut[:end]
 
 
 def _joined(head: str, pieces: Sequence[Piece], levels: Sequence[Level]) -> str:

@@ -41,8 +41,8 @@ class Part:
 def find_parts(files: list[SurveyedFile], limit: int) -> list[Part]:
     """At most `limit` parts, the heaviest first; code weighs four times what other text does.
 
-    Top-level folders; where one of them dominates, its own folders in its place (twice at most: `src/package/...`). A repository
-    without folders gives its files of code.
+    Top-level folders and files of code; where one folder dominates, its own folders in its place (twice at most:
+    `src/package/...`).
     """
     ours = [file for file in files if file.text]
     folders = _by_folder(ours, 1)
@@ -58,12 +58,11 @@ def find_parts(files: list[SurveyedFile], limit: int) -> list[Part]:
             if len(inner) > 1 or (inner and path.count("/") == 0 and path in {"src", "lib", "packages"}):
                 del folders[path]
                 folders.update(inner)
-    if folders:
-        weighed = sorted(folders.items(), key=lambda item: (-sum(map(_weight, item[1])), item[0]))
-        return [Part(path, tuple(inside), _said(path, inside)) for path, inside in weighed[:limit]]
-    code = [file for file in ours if file.language and file.language.sort == "code"]
-    code.sort(key=lambda file: (-_weight(file), file.path))
-    return [Part(file.path, (file,), headline(file.text or "", file.language)) for file in code[:limit]]
+    for file in ours:
+        if "/" not in file.path and file.language is not None and file.language.sort == "code":
+            folders[file.path] = [file]
+    weighed = sorted(folders.items(), key=lambda item: (-sum(map(_weight, item[1])), item[0]))
+    return [Part(path, tuple(inside), _said(path, inside)) for path, inside in weighed[:limit]]
 
 
 def _by_folder(files: list[SurveyedFile], depth: int) -> dict[str, list[SurveyedFile]]:
@@ -81,7 +80,9 @@ def _weight(file: SurveyedFile) -> int:
 
 
 def _said(path: str, files: list[SurveyedFile]) -> str:
-    """The headline of the folder's own `__init__`, README or main file."""
+    """The headline of the file itself, or of the folder's own `__init__`, README or main file."""
+    if len(files) == 1 and files[0].path == path:
+        return headline(files[0].text or "", files[0].language)
     for stem in ("__init__", "readme", "mod", "lib", "index", "doc"):
         for file in files:
             folder, _, name = file.path.rpartition("/")

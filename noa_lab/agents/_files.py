@@ -213,13 +213,13 @@ def _ignore_spec(path: Path, entries: list[os.DirEntry[str]]) -> GitIgnoreSpec |
     from pathspec import GitIgnoreSpec
 
     try:
-        lines = read_bytes(path, _MAX_IGNORE_BYTES).decode("utf-8", "replace").splitlines()
+        lines = read_bytes(path, _MAX_IGNORE_BYTES).decode("utf-8-sig", "replace").split("\n")
     except OSError:
         return None
     patterns: list[GitIgnoreSpecPattern] = []
     for line in lines:
         try:
-            patterns += GitIgnoreSpec.from_lines([line]).patterns
+            patterns += GitIgnoreSpec.from_lines([line.removesuffix("\r")]).patterns
         except ValueError:  # git, too, passes over a pattern that it cannot read
             continue
     return GitIgnoreSpec(patterns)

@@ -73,14 +73,13 @@ def repository_root(folder: Path) -> Path | None:
     return next((place for place in (folder, *folder.parents) if os.path.exists(place / ".git")), None)  # noqa: PTH110 - False where it may not look
 
 
-def git_names(folder: Path, root: Path, cancel: CancelToken, *, timeout_s: float = _TIMEOUT_S) -> list[str]:
+def git_names(folder: Path, root: Path, cancel: CancelToken) -> list[str]:
     """Tracked files, and untracked ones that are not ignored, under `folder`.
 
     Args:
         folder: The folder to list, absolute and without symbolic links.
         root: The repository's top folder, from `repository_root`.
-        cancel: Ends the child process.
-        timeout_s: Seconds until git is given up.
+        cancel: Ends the child process; after 30 s it is given up anyway.
 
     Returns:
         Names relative to `folder`, with `/`, each once; undecodable bytes as lone surrogates. Not checked: a hostile index can hold
@@ -94,7 +93,7 @@ def git_names(folder: Path, root: Path, cancel: CancelToken, *, timeout_s: float
     for key, value in _SETTINGS.items():
         command += ["-c", f"{key}={value}"]
     command += ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    output = _run(command, folder, cancel, timeout_s)
+    output = _run(command, folder, cancel)
     return [os.fsdecode(name) for name in dict.fromkeys(output.split(b"\0")) if name]
 
 
@@ -124,7 +123,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _run(command: list[str], folder: Path, cancel: CancelToken, timeout_s: float) -> bytes:
+def _run(command: list[str], folder: Path, cancel: CancelToken) -> bytes:
     finished = threading.Event()
     with subprocess.Popen(
         command,
@@ -134,7 +133,7 @@ def _run(command: list[str], folder: Path, cancel: CancelToken, timeout_s: float
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     ) as child:
-        watch = _Watch(child, cancel, time.monotonic() + timeout_s)
+        watch = _Watch(child, cancel, time.monotonic() + _TIMEOUT_S)
         thread = threading.Thread(target=watch.run, args=(finished,), name="noa-lab-git", daemon=True)
         thread.start()
         try:

@@ -18,6 +18,7 @@ __all__ = ["Level", "first_sentence", "full", "headline", "skeleton"]
 _MAX_PARSED_CHARS = 400_000
 _MAX_LINE = 160
 _MAX_SKELETON_LINES = 60
+_NO_PROSE = ("#", "[!", "![", "<", "```", "~~~", "|", "..", "- ", "* ")
 _COMMENT_MARKS = ("///", "//!", "//", "/**", "/*", "<!--", "--", "#!", "#", ";;", ";", "%", '"""', "'''", "*", "rem ")
 _DECLARATIONS = (
     "abstract ", "async ", "class ", "const ", "def ", "defmodule ", "enum ", "export ", "extern ", "fn ",
@@ -82,18 +83,13 @@ def first_sentence(text: str) -> str:
         line = raw.strip()
         if line.startswith(("```", "~~~")):
             fenced = not fenced
-        if (
-            fenced
-            or not line
-            or line.startswith(("#", "[!", "![", "<", "=", "---", "***", "~~~", "```", "|", "..", "- ", "* "))
-        ):
+        if line and not fenced and set(line) <= set("=-~^*_ "):  # an underline: what came before was a heading
+            paragraph.clear()
+        elif fenced or not line or line.startswith(_NO_PROSE):
             if paragraph:
                 break
-            continue
-        if set(line) <= set("=-~^*_ "):  # a reStructuredText underline: what came before was a heading
-            paragraph.clear()
-            continue
-        paragraph.append(line.lstrip("> "))
+        else:
+            paragraph.append(line.lstrip("> "))
     return _one_line(" ".join(paragraph), 300)
 
 

@@ -113,8 +113,6 @@ def _parents(path: str) -> list[str]:
 
 def _as_path(written: str) -> str:
     path = written.strip().strip("`*\"'[]()<> ").rstrip(":,")
-    link = re.match(r"^([^\]]{1,200})\]\(", path)
-    path = link[1] if link else path
     return path.removeprefix("./").rstrip("/")
 
 

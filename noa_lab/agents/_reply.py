@@ -47,6 +47,7 @@ _PAIR = re.compile(
     "(?::|\\s[-\u2013\u2014]{1,2}|[\u2013\u2014]|->|=>|\u2192)"
     r"\s{0,4}(?P<role>\S.*)$"
 )
+_LINK = re.compile(r"\[([^\[\]]{1,200})\]\([^()\s]{0,300}\)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+")
 
 
@@ -77,7 +78,9 @@ def read_reply(text: str) -> Reading:
     if reading.purpose or reading.parts:
         return reading
     purpose = " ".join(plain_sentences(text)[:3])
-    return Reading(purpose, form="prose" if purpose else "none")
+    if not purpose or (purpose.isascii() and " " not in purpose):  # one word ("null", "None.") is no purpose
+        return Reading()
+    return Reading(purpose, form="prose")
 
 
 def plain_sentences(text: str) -> list[str]:
@@ -197,7 +200,7 @@ def _from_lines(text: str) -> Reading:
     parts: list[tuple[str, str]] = []
     section = ""
     for raw in text.splitlines():
-        line = raw.strip()
+        line = _LINK.sub(r"\1", raw.strip())
         heading, label = _HEADING.match(line), _LABEL.match(line)
         if heading or label:
             section = _section((heading or label)["label"])  # type: ignore[index]
@@ -210,10 +213,10 @@ def _from_lines(text: str) -> Reading:
         elif not line:
             section = section if section == "parts" or not purpose else ""
             continue
-        if section == "purpose":
-            purpose.append(line)
-        elif pair := _listed(line, section):
+        if pair := _listed(line, section):
             parts.append(pair)
+        elif section == "purpose":
+            purpose.append(line)
     said = " ".join(plain_sentences("\n".join(purpose))[:3])
     return Reading(said, parts, "lines" if said or parts else "none")
 
@@ -225,7 +228,7 @@ def _section(label: str) -> str:
 
 
 def _listed(line: str, section: str) -> tuple[str, str] | None:
-    """A path with its role from a list item or a table row; a bare `path: role` counts when the path looks like one."""
+    """A path with its role from a list item or a table row; elsewhere it counts when the path looks like one."""
     if line.startswith("|"):
         cells = [cell.strip(" `*") for cell in line.strip("|").split("|")]
         usable = (
@@ -237,7 +240,7 @@ def _listed(line: str, section: str) -> tuple[str, str] | None:
         return (cells[0], cells[1]) if usable else None
     item = _ITEM.match(line)
     pair = _pair(item["rest"] if item else line)
-    if pair is None or item or section == "parts":
+    if pair is None or section == "parts" or (item and section != "purpose"):
         return pair
     return pair if " " not in pair[0] and ("/" in pair[0] or "." in pair[0].strip(".")) else None
 

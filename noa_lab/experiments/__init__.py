@@ -9,12 +9,14 @@ from noa_lab.experiments._comparison_file import Comparison, load_comparison
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._inputs import Input, load_inputs
 from noa_lab.experiments._prompts import Prompt
+from noa_lab.experiments._report import write_markdown
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
 from noa_lab.experiments._runner_pass import EngineFor
 from noa_lab.experiments._runner_tally import RunProgress
 from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
+from noa_lab.experiments._tables import summary_table, write_csv
 from noa_lab.experiments._templates import Template
 from noa_lab.experiments._verdict import Verdict
 
@@ -38,4 +40,7 @@ __all__ = [
     "open_run",
     "score",
     "start",
+    "summary_table",
+    "write_csv",
+    "write_markdown",
 ]

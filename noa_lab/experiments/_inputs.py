@@ -289,9 +289,12 @@ def _csv_rows(path: Path, text: str) -> Iterator[Row]:
 
     try:
         header = next(reader, None)
-        if header is None:
+        if not header:
             raise BadInput(
-                f"{path} is empty.", fix="Give it a header and at least one row.", field="inputs", value=str(path)
+                f"{path} has no header in its first line.",
+                fix="Give it a header and at least one row.",
+                field="inputs",
+                value=str(path),
             )
         names = [name.strip() for name in header]
         for name in names:

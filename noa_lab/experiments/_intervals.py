@@ -1,17 +1,17 @@
 """Intervals for the mean of a few bounded numbers, and how many more would be needed.
 
-One method is at the bottom of all of them: the score interval. For a candidate mean m, find the likeliest distribution that has the mean m
-and lives on the observed values and the two ends of the range; m is in the interval when the observed mean is less than `critical`
-standard errors of *that* distribution away. For single 0/1 values this is Wilson's interval, for differences of paired 0/1 values
-it is Tango's (T. Tango, Statistics in Medicine 17, 1998, 891-908). The ends of the range are what keeps it honest when all values are
-equal: twenty-four differences of 0 give 0 +- 0.15 and not 0 +- 0. The critical value is Student's t with n - 1 degrees of freedom
-    instead of the
-normal one: by exact enumeration, n from 10 to 200, it covers at least 93.6 % where the normal one falls to 92.9 %, save for one setting
-at 93.3 % (n = 200, 2 % of the pairs differ, all in one direction).
+Single 0/1 values get the score interval. For a candidate mean m, find the likeliest distribution that has the mean m and lives on the
+observed values and the two ends of the range; m is in the interval when the observed mean is less than `critical` standard errors of
+*that* distribution away. For 0/1 values this is Wilson's interval, for differences of paired 0/1 values Tango's (T. Tango, Statistics in
+Medicine 17, 1998, 891-908). The ends of the range keep it honest when all values are equal: twenty-four differences of 0 give 0 +- 0.15,
+not 0 +- 0. The critical value is Student's t with n - 1 degrees of freedom instead of the normal one: by exact enumeration, n from 10 to
+200, it covers at least 93.6 % where the normal one falls to 92.9 %, save for one setting at 93.3 % (n = 200, 2 % of the pairs differ,
+all in one direction).
 
-Graded values (not averages of 0 and 1) would give away too much that way, so they use Student's t with two more values added, at the
-median +- the largest deviation (the idea of D. G. Bonett and R. M. Price, Statistics in Medicine 31, 2012, 479-488), joined with the score
-interval where fewer than five values carry the deviation. `tests/experiments/test_verdict_coverage.py` checks all of this by simulation.
+Averages over repeats and graded scores get Student's t with two more values added, at the median +- the largest deviation (the idea of
+D. G. Bonett and R. M. Price, Statistics in Medicine 31, 2012, 479-488), joined with the score interval where fewer than five values carry
+the deviation: then most of what could happen has not been seen. `tests/experiments/test_verdict_coverage.py` checks all of this by
+simulation.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Interval", "Kind", "mean_interval", "needed", "participation", "score_interval", "student_interval"]
 
-Kind = Literal["binary", "share", "graded"]
-"""What the numbers are: 0/1 (or differences of such), averages of 0/1, anything else."""
+Kind = Literal["binary", "graded"]
+"""What the numbers are: 0 and 1 (or differences of such), or anything else, averages of 0 and 1 included."""
 
 MIN_PARTICIPATION = 5.0
 """Graded values of which fewer carry the deviation are treated as if anything in the range could still turn up."""
@@ -73,11 +73,9 @@ def mean_interval(
     if count < 2 or high <= low:
         return Interval(low, high, "the whole range: fewer than two values")
     critical = _student(count - 1, confidence)
-    name = "Tango's score interval" if paired else "Wilson's score interval"
     if kind == "binary":
+        name = "Tango's score interval" if paired else "Wilson's score interval"
         return Interval(*score_interval(values, low, high, critical), f"{name} with Student's t")
-    if kind == "share":
-        return Interval(*score_interval(values, low, high, critical), f"{name} for averages of 0/1, with Student's t")
     left, right = student_interval(values, critical)
     method = "Student's t with two values added"
     if participation(values) < MIN_PARTICIPATION:

@@ -163,12 +163,10 @@ def arm_values(cells: pd.DataFrame, score: str) -> tuple[Numbers, Kind, float, f
 
 
 def kind_of(raw: Numbers, averaged: Numbers) -> Kind:
-    """What averaged scores are: 0/1 themselves, averages of 0/1, or graded."""
+    """What the numbers are: 0 and 1 throughout, or anything else, averages of 0 and 1 included."""
     import numpy as np
 
-    if not np.isin(raw, (0.0, 1.0)).all():
-        return "graded"
-    return "binary" if np.isin(averaged, (0.0, 1.0)).all() else "share"
+    return "binary" if np.isin(raw, (0.0, 1.0)).all() and np.isin(averaged, (0.0, 1.0)).all() else "graded"
 
 
 def score_range(raw: Numbers) -> tuple[float, float]:

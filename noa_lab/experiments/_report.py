@@ -7,7 +7,7 @@ rest.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,7 @@ def report_html(cells: pd.DataFrame, facts: RunFacts) -> str:
         ("answers", "Answers", answers_table(cells, _prompts(cells, facts), _samplings(facts))),
         ("prompts", "Prompts", "".join(_prompt(name, prompt) for name, prompt in facts.prompts.items())),
         ("settings", "Sampling and scorers", _settings(facts)),
-        ("provenance", "Provenance", _facts_table(flat(facts.provenance))),
+        ("provenance", "Provenance", _provenance(facts.provenance)),
         (
             "reproduce",
             "Run it again",
@@ -274,6 +274,16 @@ def _settings(facts: RunFacts) -> str:
     ]
     rows.append(("margin", f"{facts.margin:g}"))
     return _facts_table(rows)
+
+
+def _provenance(facts: Mapping[str, Any]) -> str:
+    """One table for the run, then one for each engine that answered."""
+    engines = facts.get("engines")
+    if not isinstance(engines, Mapping) or not all(isinstance(each, Mapping) for each in engines.values()):
+        return _facts_table(flat(facts))
+    parts = [_facts_table(flat({key: value for key, value in facts.items() if key != "engines"}))]
+    parts += [f"<h3>{esc(model)}</h3>{_facts_table(flat(about))}" for model, about in engines.items()]
+    return "".join(parts)
 
 
 def _facts_table(rows: Sequence[tuple[str, str]]) -> str:

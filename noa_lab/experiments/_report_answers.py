@@ -91,7 +91,7 @@ def _answer(
     if of > 1:
         turns = sorted({int(each.get("repeat") or 0) + 1 for each in group})
         label.append(f"repeat{'s' if len(turns) > 1 else ''} {', '.join(map(str, turns))}")
-    if row.get("finish_reason") == "length":
+    if row.get("finish_reason") == "length" and str(row["status"]) == "done":
         label.append("cut at the token limit")
     if any(each.get("cached") is True or each.get("cached") == 1 for each in group):
         label.append("answer from an earlier run")

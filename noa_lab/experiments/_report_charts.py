@@ -21,8 +21,8 @@ def _x(value: float, low: float, high: float) -> float:
     return round(_PAD + share * (_WIDTH - 2 * _PAD), 1)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
+def _short(text: str, most: int = _LABEL) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _bar(left: float, right: float, y: float) -> str:
@@ -87,9 +87,13 @@ def difference_chart(verdict: Verdict, identity: str) -> str:
     ]
     if verdict.difference == verdict.difference:
         parts.append(f'<circle class="dot" cx="{_x(verdict.difference, low, high)}" cy="{y}" r="5.5"/>')
-    for value, anchor, x in ((low, "start", 0), (0.0, "middle", zero), (high, "end", _WIDTH)):
-        text = "0" if value == 0 else f"{value:+.2f}"
+    for text, anchor, x in ((f"{low:+.2f}", "start", 0), ("0", "middle", zero), (f"{high:+.2f}", "end", _WIDTH)):
         parts.append(f'<text class="tick" x="{x}" y="48" text-anchor="{anchor}">{text}</text>')
+    for text, anchor, x in (
+        (f"← {_short(verdict.over, 20)}", "start", 0),
+        (f"{_short(verdict.arm, 20)} →", "end", _WIDTH),
+    ):
+        parts.append(f'<text class="name" x="{x}" y="66" text-anchor="{anchor}">{esc(text)}</text>')
     title = f"Difference on {verdict.on}: {verdict.arm} minus {verdict.over}"
     description = f"{verdict.sentence} The shaded band is the margin of {verdict.margin:g} to both sides of 0."
-    return _svg(identity, 52, title, description, parts)
+    return _svg(identity, 72, title, description, parts)

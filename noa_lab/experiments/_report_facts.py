@@ -91,17 +91,17 @@ def _snippet(about: Mapping[str, Any], inputs: Sequence[Any]) -> str:
     """Python that runs the same grid again; long lists of inputs are taken from the stored run."""
     rows = [_input(each) for each in inputs]
     sampling = [f"lab.InferenceConfig({_arguments(each)})" for each in about["sampling"]]
-    given = _indented(rows)
+    given = _listed("[", [repr(row) for row in rows], "]")
     if len(rows) > _MOST_INPUTS or len(given) > _MOST_CHARACTERS:
         given = f"lab.open_run({about['run_id']!r}).grid.inputs"
-    prompts = {name: _prompt(turns) for name, turns in about["prompts"].items()}
+    prompts = [f"{name!r}: {_indented(_prompt(turns))}" for name, turns in about["prompts"].items()]
     lines = [
         "import noa_lab as lab",
         "",
         "grid = lab.Grid(",
-        f"    prompts={_indented(prompts)},",
+        f"    prompts={_listed('{', prompts, '}')},",
         f"    inputs={given},",
-        f"    models={_indented(list(about['models']))},",
+        f"    models={list(about['models'])!r},",
         f"    sampling=[{', '.join(sampling)}],",
         f"    repeats={about['repeats']},",
         f"    seed={about['seed']},",
@@ -150,5 +150,10 @@ def _arguments(values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in dict(values).items() if value is not None)
 
 
+def _listed(opening: str, lines: Sequence[str], closing: str) -> str:
+    """An item on each line, as an argument of `lab.Grid`."""
+    return "\n".join([opening, *(f"        {line}," for line in lines), f"    {closing}"])
+
+
 def _indented(value: Any) -> str:
-    return pprint.pformat(value, width=110, sort_dicts=False).replace("\n", "\n    ")
+    return pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n            ")

@@ -30,10 +30,11 @@ nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; list-style: none; ma
 .badge { display: inline-block; font-weight: 650; border-radius: .4rem; padding: .1rem .6rem; }
 .better { color: var(--good); background: var(--good-bg); } .worse { color: var(--bad); background: var(--bad-bg); }
 .same { color: var(--same); background: var(--same-bg); } .open { color: var(--open); background: var(--open-bg); }
-.charts { display: grid; gap: 1.5rem 3rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.charts { display: grid; gap: 1.5rem 3rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; } figcaption { font-weight: 650; margin-bottom: .3rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; max-width: 32rem; height: auto; fill: var(--text); }
 svg text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; } svg .name { font-weight: 600; }
+figure svg text { paint-order: stroke; stroke: var(--bg); stroke-width: 4px; }
 svg .value { font-variant-numeric: tabular-nums; } svg .tick { fill: var(--quiet); font-size: 12px; }
 svg path { fill: none; } svg .grid { stroke: var(--line); } svg .zero { stroke: var(--quiet); stroke-dasharray: 3 3; }
 svg .band { fill: var(--band); } svg .bar { stroke: var(--accent); stroke-width: 3; } svg .cap { stroke: var(--accent); stroke-width: 2; }
@@ -43,11 +44,13 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; } caption { t
   .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .7rem; border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); } .numbers td, .numbers thead th:not(:first-child) { text-align: right; }
-.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; } .numbers th { min-width: 5rem; }
-.answers { table-layout: fixed; } .answers th:first-child { width: 24%; } .answers tbody th { font-weight: 400; background: var(--soft); }
-.wide { min-width: calc(12rem + 16rem * var(--columns, 2)); }
+.numbers td { font-variant-numeric: tabular-nums; white-space: nowrap; } .numbers th { min-width: 4rem; overflow-wrap: break-word; }
+  .numbers th:first-child { min-width: 8rem; max-width: 20rem; }
+.answers { table-layout: fixed; } .answers th:first-child { width: 24%; } .answers tbody th { font-weight: 400; background: var(--soft);
+  position: sticky; left: 0; }
+.wide { min-width: calc(12rem + 13rem * var(--columns, 2)); }
 .id { font-weight: 650; } .field { font-size: .85rem; color: var(--quiet); } .field b { font-weight: 600; }
-.text { white-space: pre-wrap; margin: 0 0 .35rem; } .field .text { margin: 0; color: var(--text); }
+.text { white-space: pre-wrap; margin: 0 0 .35rem; } .field .text { display: inline; margin: 0 0 0 .4rem; color: var(--text); }
 .answer + .answer { margin-top: .8rem; padding-top: .8rem; border-top: 1px dashed var(--line); } .label { color: var(--quiet);
   font-size: .8rem; margin: 0; }
 .marks { display: flex; flex-wrap: wrap; gap: .3rem; list-style: none; margin: 0; padding: 0; font-size: .8rem; }
@@ -62,6 +65,7 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: .5r
   .85rem; }
 @media (max-width: 40rem) {
   .stack, .stack tbody, .stack tr, .stack th, .stack td { display: block; width: 100% !important; min-width: 0; }
+  .stack tbody th { position: static !important; }
   .stack thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .stack tr { border: 1px solid var(--line); border-radius: .6rem; margin-bottom: 1rem; overflow: hidden; }
   .stack td, .stack tbody th { border-bottom: 1px solid var(--line); } .stack tr > :last-child { border-bottom: 0; }

@@ -1,25 +1,20 @@
-"""Scorers: what makes an answer a good one, each a small object that a file can spell too."""
+"""Scorers: what makes an answer a good one. Here: what all have in common, and those that compare with no text."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import inspect
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
-from noa_lab.errors import BadInput, ExperimentError, TemplateInvalid
-from noa_lab.experiments._matching import compiled, search
-from noa_lab.experiments._templates import Template
+from noa_lab.errors import BadInput, ExperimentError
 
-__all__ = ["Contains", "Equals", "Function", "JsonValid", "Length", "Regex", "Scorer", "StartsWith"]
+__all__ = ["Function", "JsonValid", "Length", "Scorer", "PassFail", "refuse"]
 
 _MAX_NAME = 80
-_SLOW_SEARCHES = 3
 
 
 @runtime_checkable
@@ -52,18 +47,13 @@ class Scorer(Protocol):
         """
 
 
-def _refuse(kind: str, problem: str, fix: str, value: object) -> NoReturn:
+def refuse(kind: str, problem: str, fix: str, value: object) -> NoReturn:
+    """Raise `BadInput` about an argument of a scorer."""
     raise BadInput(f"{kind}: {problem}.", fix=fix, field=kind, value=value)
 
 
-def _same_letters(text: str, ignore_case: bool) -> str:
-    """One spelling of letters that look the same: an e with an accent may be one character or two."""
-    composed = unicodedata.normalize("NFC", text)
-    return unicodedata.normalize("NFC", composed.casefold()) if ignore_case else composed
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Test:
+class PassFail:
     """A scorer that says True or False.
 
     Attributes:
@@ -80,9 +70,9 @@ class _Test:
         if not self.name:
             object.__setattr__(self, "name", f"not_{self.kind}" if self.negate else self.kind)
         if not isinstance(self.name, str) or len(self.name) > _MAX_NAME or self.name != self.name.strip():
-            _refuse("name", f"{self.name!r} is no name", f"Use a text of at most {_MAX_NAME} characters.", self.name)
+            refuse("name", f"{self.name!r} is no name", f"Use a text of at most {_MAX_NAME} characters.", self.name)
         if not isinstance(self.negate, bool):
-            _refuse("negate", f"{self.negate!r} is neither True nor False", "Use True or False.", self.negate)
+            refuse("negate", f"{self.negate!r} is neither True nor False", "Use True or False.", self.negate)
 
     def __call__(self, answer: str, row: Mapping[str, Any]) -> bool | None:
         """See `Scorer`."""
@@ -108,132 +98,7 @@ class _Test:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TextTest(_Test):
-    """A test against a text that may be a template over the input's fields."""
-
-    text: str
-    ignore_case: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.text, bool) or not isinstance(self.text, str | int | float):
-            _refuse(
-                self.kind, f"{self.text!r} is no text", 'Give a text or a template such as "{{ expected }}".', self.text
-            )
-        object.__setattr__(self, "text", str(self.text))
-        if not self.text:
-            _refuse(
-                self.kind, "the text is empty, which every answer holds", 'Give a text, or "{{ expected }}".', self.text
-            )
-        if not isinstance(self.ignore_case, bool):
-            _refuse(
-                "ignore_case", f"{self.ignore_case!r} is neither True nor False", "Use True or False.", self.ignore_case
-            )
-        if not self._template.variables:
-            self._check_text(self._template.render({}))
-
-    @functools.cached_property
-    def _template(self) -> Template:
-        try:
-            return Template(self.text)
-        except TemplateInvalid as error:
-            message = f"The scorer {self.name!r}: {error.message[:1].lower()}{error.message[1:]}"
-            raise TemplateInvalid(message, fix=error.fix, **error.fields) from None
-
-    def check(self, fields: set[str]) -> None:
-        """See `Scorer`."""
-        for variable in sorted(self._template.variables - fields):
-            known = ", ".join(sorted(fields)) or "none"
-            raise TemplateInvalid(
-                f"The scorer {self.name!r} uses {{{{ {variable} }}}}, which no input has.",
-                fix=f"Give the inputs a field {variable!r}, or use one that they have: {known}.",
-                prompt=self.name,
-                variable=variable,
-            )
-
-    def _passes(self, answer: str, row: Mapping[str, Any]) -> bool | None:
-        if any(_missing(row.get(variable)) for variable in self._template.variables):
-            return None
-        text = self._template.render(row)
-        return self._holds(answer, text) if text.strip() or self.kind == Equals.kind else None
-
-    def _holds(self, answer: str, text: str) -> bool:
-        raise NotImplementedError
-
-    def _check_text(self, text: str) -> None:
-        """Refuse a fixed text that can never work."""
-
-    def _argument(self) -> Any:
-        return self.text
-
-    def _options(self) -> dict[str, Any]:
-        return {"ignore_case": True} if self.ignore_case else {}
-
-
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contains(_TextTest):
-    """Whether the answer contains the text."""
-
-    kind: ClassVar[str] = "contains"
-
-    def _holds(self, answer: str, text: str) -> bool:
-        return _same_letters(text, self.ignore_case) in _same_letters(answer, self.ignore_case)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Equals(_TextTest):
-    """Whether the answer is the text; spaces and newlines around both do not count."""
-
-    kind: ClassVar[str] = "equals"
-
-    def _holds(self, answer: str, text: str) -> bool:
-        return _same_letters(answer.strip(), self.ignore_case) == _same_letters(text.strip(), self.ignore_case)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartsWith(_TextTest):
-    """Whether the answer begins with the text; spaces and newlines before it do not count."""
-
-    kind: ClassVar[str] = "starts_with"
-
-    def _holds(self, answer: str, text: str) -> bool:
-        return _same_letters(answer.lstrip(), self.ignore_case).startswith(_same_letters(text, self.ignore_case))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regex(_TextTest):
-    """Whether the regular expression is found anywhere in the answer; a search takes at most a second."""
-
-    kind: ClassVar[str] = "regex"
-
-    _slow: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    def _check_text(self, text: str) -> None:
-        compiled(text, 0)
-
-    def _holds(self, answer: str, text: str) -> bool:
-        if len(self._slow) >= _SLOW_SEARCHES:
-            raise ExperimentError(
-                f"The scorer {self.name!r} is not tried any more: {_SLOW_SEARCHES} searches took too long, "
-                f"the last for {self._slow[-1][:200]!r}.",
-                fix="Write the pattern without repeats inside repeats, such as (a+)+.",
-                pattern=text,
-            )
-        try:
-            return search(text, answer, ignore_case=self.ignore_case)
-        except BadInput:
-            raise
-        except ExperimentError:
-            self._slow.append(text)
-            raise
-
-
-@dataclass(frozen=True, kw_only=True)
-class JsonValid(_Test):
+class JsonValid(PassFail):
     """Whether the whole answer is one JSON value (RFC 8259: no NaN), or an object with the required keys."""
 
     kind: ClassVar[str] = "json_valid"
@@ -244,7 +109,7 @@ class JsonValid(_Test):
         super().__post_init__()
         keys = self.required
         if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
-            _refuse("required", f"{keys!r} is no list of keys", 'Give a list of texts, for example ["title"].', keys)
+            refuse("required", f"{keys!r} is no list of keys", 'Give a list of texts, for example ["title"].', keys)
         object.__setattr__(self, "required", tuple(keys))
 
     def _passes(self, answer: str, row: Mapping[str, Any]) -> bool | None:
@@ -267,7 +132,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Length(_Test):
+class Length(PassFail):
     """Whether the answer is long or short enough.
 
     Attributes:
@@ -288,7 +153,7 @@ class Length(_Test):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 0:
-            _refuse(
+            refuse(
                 self.kind,
                 f"{self.limit!r} is not a number of {self.measure}",
                 "Give a whole number, 0 or more.",
@@ -320,12 +185,12 @@ class Function:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            _refuse(
+            refuse(
                 "function", f"{self.function!r} cannot be called", "Give a function of answer and row.", self.function
             )
         own = getattr(self.function, "__name__", "") or type(self.function).__name__
         if not self.name and own == "<lambda>":
-            _refuse(
+            refuse(
                 "name",
                 "a lambda has no name of its own",
                 'Say what it measures: score.function(..., name="short").',
@@ -334,7 +199,7 @@ class Function:
         if not self.name:
             object.__setattr__(self, "name", f"not_{own}" if self.negate else own)
         if not isinstance(self.name, str) or len(self.name) > _MAX_NAME or self.name != self.name.strip():
-            _refuse("name", f"{self.name!r} is no name", f"Use a text of at most {_MAX_NAME} characters.", self.name)
+            refuse("name", f"{self.name!r} is no name", f"Use a text of at most {_MAX_NAME} characters.", self.name)
 
     def __call__(self, answer: str, row: Mapping[str, Any]) -> float | bool | None:
         """See `Scorer`.

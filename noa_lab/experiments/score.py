@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from noa_lab.experiments._scorers import Contains, Equals, Function, JsonValid, Length, Regex, Scorer, StartsWith
+from noa_lab.experiments._scorers import Function, JsonValid, Length, Scorer
+from noa_lab.experiments._scorers_text import Contains, Equals, Regex, StartsWith
 
 __all__ = [
     "contains",

@@ -62,6 +62,8 @@ class ChildProcess:
             RuntimeMissing: When the bindings find no llama.cpp.
             Unreachable: When the child died; the signal is named.
         """
+        from noa_lab.runtime import PATIENT_THREADS
+
         self._log = tempfile.TemporaryFile(prefix="noa-lab-embedded-")  # noqa: SIM115 - closed by `stop`
         options: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True}
         self._process = await asyncio.create_subprocess_exec(
@@ -73,6 +75,7 @@ class ChildProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._log,
+            env=PATIENT_THREADS | os.environ,
             limit=_LONGEST_LINE,
             **options,
         )

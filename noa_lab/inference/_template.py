@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import TemplateInvalid
+
+if TYPE_CHECKING:
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
+    from jinja2.sandbox import SandboxedEnvironment
 
 __all__ = ["ChatTemplate"]
 
 _PROBE = "noa-lab-probe"
 
+_THINKING = ("think", "thought", "reasoning", "<|channel|>")
+"""Words by which a template shows that answers begin with thoughts."""
+
 
 class ChatTemplate:
     """Renders conversations as llama-server's `/apply-template` does (`common/chat.cpp`, b11312).
 
-    Block whitespace is trimmed, a system message goes into the next message where the template knows none, a last assistant
-    message is continued, and a beginning- or end-of-text token that the tokenizer adds itself is left out.
+    Block whitespace is trimmed. A system message goes into the next message where the template knows none. A last assistant
+    message is continued; where the model thinks first, that is refused. A beginning- or end-of-text token that the tokenizer adds
+    itself is left out.
 
     Args:
         source: The Jinja text.
@@ -34,20 +43,15 @@ class ChatTemplate:
         self, source: str, *, bos: str = "", eos: str = "", add_bos: bool = False, add_eos: bool = False
     ) -> None:
         import jinja2
-        import jinja2.sandbox
 
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals.update(raise_exception=_refuse, strftime_now=_now)
         try:
-            self._template = environment.from_string(source)
+            self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise _invalid(error) from None
         self._bos, self._eos = bos, eos
         self._strip_bos, self._strip_eos = add_bos and bool(bos), add_eos and bool(eos)
         self._knows_system = self._probe()
+        self._thinks = any(word in source.lower() for word in _THINKING)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of a conversation, up to where the answer begins.
@@ -61,6 +65,9 @@ class ChatTemplate:
         turns = [dict(message) for message in messages]
         begun = ""
         if turns[-1]["role"] == "assistant":
+            if self._thinks:
+                # llama-server closes the thoughts first, differently for each family of models.
+                raise _invalid("a model that thinks cannot continue a begun answer here (a server can)")
             begun = turns.pop()["content"]
             if turns and turns[-1]["role"] == "assistant":
                 raise _invalid("two assistant messages at the end")
@@ -95,6 +102,27 @@ class ChatTemplate:
             return _PROBE in self._text([{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}])
         except TemplateInvalid:
             return False
+
+
+def _environment() -> SandboxedEnvironment:
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's part for training; it changes no text."""
+
+        tags: set[str] = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_refuse, strftime_now=_now)
+    return environment
 
 
 def _invalid(reason: object) -> TemplateInvalid:

@@ -8,6 +8,7 @@ from noa_lab.runtime._install import install
 from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._machine import Machine, machine
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
+from noa_lab.runtime._process import PATIENT_THREADS
 from noa_lab.runtime._pypi import download_distribution
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._smoke import SmokeResult, smoke_test
@@ -15,6 +16,7 @@ from noa_lab.runtime._source import check_disk
 from noa_lab.runtime._store import current, embedded, runtimes
 
 __all__ = [
+    "PATIENT_THREADS",
     "PIN",
     "PROGRAMS",
     "Machine",

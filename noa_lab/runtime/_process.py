@@ -18,7 +18,11 @@ from typing import IO, Self
 
 from noa_lab.events import CancelToken
 
-__all__ = ["Child", "Finished", "clean_environment", "describe_exit", "run"]
+__all__ = ["PATIENT_THREADS", "Child", "Finished", "clean_environment", "describe_exit", "run"]
+
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive"}
+"""Lets llama.cpp's threads sleep while they wait for each other. By default they spin: as soon as another program wants a core, the
+waiting thread keeps the working one from running. Measured on 2 busy cores: 1 to 3 tokens/s spinning, 17 to 24 sleeping."""
 
 _GUARD = Path(__file__).with_name("_guard.py")
 _POLL_SECONDS = 0.1
@@ -55,7 +59,7 @@ def clean_environment(private: Path, **additions: str) -> dict[str, str]:
         and not name.upper().startswith(_SCRUBBED_PREFIXES)
         and "TOKEN" not in name.upper()
     }
-    return kept | {"XDG_CONFIG_HOME": str(private), "LC_ALL": "C"} | additions
+    return PATIENT_THREADS | kept | {"XDG_CONFIG_HOME": str(private), "LC_ALL": "C"} | additions
 
 
 def describe_exit(returncode: int) -> str:

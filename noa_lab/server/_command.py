@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import BadInput, ServerError
+from noa_lab.runtime import PATIENT_THREADS
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -30,7 +31,7 @@ _KEPT_VARIABLES = frozenset(
         """PATH HOME USER LOGNAME TMPDIR TEMP TMP LANG LC_ALL LC_CTYPE TZ SYSTEMROOT WINDIR SYSTEMDRIVE USERPROFILE
         NUMBER_OF_PROCESSORS LD_LIBRARY_PATH DYLD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER NVIDIA_VISIBLE_DEVICES
         HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HSA_OVERRIDE_GFX_VERSION GGML_VK_VISIBLE_DEVICES ONEAPI_DEVICE_SELECTOR
-        ZE_AFFINITY_MASK""",
+        ZE_AFFINITY_MASK OMP_WAIT_POLICY""",
     )
 )
 _REQUIRED = ("--model", "--ctx-size", "--parallel", "--host", "--port")
@@ -148,4 +149,4 @@ def scrubbed_environment(environment: Mapping[str, str], *, api_key: str, empty_
         empty_folder: Where llama-server looks for the user's configuration file, and finds none.
     """
     kept = {name: value for name, value in environment.items() if name.upper() in _KEPT_VARIABLES}
-    return {**kept, "LLAMA_API_KEY": api_key, "XDG_CONFIG_HOME": str(empty_folder)}
+    return {**PATIENT_THREADS, **kept, "LLAMA_API_KEY": api_key, "XDG_CONFIG_HOME": str(empty_folder)}

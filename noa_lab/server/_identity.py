@@ -113,7 +113,12 @@ def owns_port(mark: ProcessMark | None, port: int) -> bool:
 
 
 def here() -> str:
-    """Names the machine, its boot and its pid namespace: pids in a record mean something only where this is equal."""
+    """Names the machine, its boot and its pid namespace, as "HOST/BOOT/NAMESPACE".
+
+    Pids in a record mean something only where the last two are equal; the host, whose name may change while it runs, tells a
+    record from before a reboot from one of another machine. Systems without /proc have only the host: a home shared between two
+    such machines is not told apart.
+    """
     parts = [socket.gethostname()]
     for read in (_boot, _pid_namespace):
         try:

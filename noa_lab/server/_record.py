@@ -76,7 +76,7 @@ class ServerRecord:
     @property
     def local(self) -> bool:
         """Whether its pids are those of this machine and this boot."""
-        return self.here == here()
+        return self.here.split("/")[1:] == here().split("/")[1:]
 
     @property
     def watched(self) -> bool:
@@ -86,8 +86,8 @@ class ServerRecord:
     @property
     def stale(self) -> bool:
         """Whether it describes nothing any more: written on this machine, and the watcher is gone without having said why."""
-        same_host = self.here.partition("/")[0] == here().partition("/")[0]
-        return same_host and self.state != "crashed" and not self.watched
+        ours = self.local or self.here.partition("/")[0] == here().partition("/")[0]
+        return ours and self.state != "crashed" and not self.watched
 
     def changed(self, **changes: Any) -> ServerRecord:
         """A copy with some fields changed."""

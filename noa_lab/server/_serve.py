@@ -10,10 +10,11 @@ from noa_lab.errors import NoaLabError, RequestRefused, ServerError, ServerExite
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.server._channel import ChannelEnded
 from noa_lab.server._command import plan_launch
+from noa_lab.server._holding import Hold, exited, updated
+from noa_lab.server._holding import hold as hold_on
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import owns_port
-from noa_lab.server._launch import Hold, exited, find_or_start, updated
-from noa_lab.server._launch import hold as hold_on
+from noa_lab.server._launch import find_or_start
 from noa_lab.server._record import ServerRecord
 from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from noa_lab.errors import ServerMissing
 from noa_lab.server._channel import ChannelEnded
-from noa_lab.server._launch import Hold, updated
-from noa_lab.server._record import read_record, record_folder
+from noa_lab.server._holding import Hold, updated
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
 from noa_lab.server._stop import end_server
@@ -137,7 +136,7 @@ class Server:
         """How it does now; asks its watcher and itself."""
         self._listen()
         if self._ended is None:
-            return status_of(read_record(record_folder(self._home, self.name)) or self._record)
+            return status_of(self._record)
         reason = str(self._ended.get("reason", ""))
         state = "stopped" if self._ended.get("kind") == "stopped" else "crashed"
         return ServerStatus(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import NoaLabError, ServerMissing
 from noa_lab.server._channel import ChannelEnded, connect
+from noa_lab.server._holding import updated
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import is_alive, owns_port
-from noa_lab.server._launch import clear_stale, registry_lock, updated
+from noa_lab.server._launch import clear_stale, registry_lock
 from noa_lab.server._log import follow, log_path, redact, tail
 from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder
 
@@ -79,7 +80,8 @@ def servers(home: Home) -> list[ServerStatus]:
     if any(record.stale for record in read_records(home)):
         with registry_lock(home):
             clear_stale(home)
-    return [status_of(record) for record in read_records(home)]
+    found = [status_of(record) for record in read_records(home)]
+    return [status for status in found if status.state != "stopped"]  # it ended while it was being looked at
 
 
 def find(home: Home, name: str) -> ServerRecord | None:

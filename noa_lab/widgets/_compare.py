@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
+from noa_lab.widgets._compare_blocks import form_blocks
 from noa_lab.widgets._compare_code import comparison_code
-from noa_lab.widgets._compare_form import FORMATS, Given, configuration, empty_prompt, first_form, given_inputs, prompt_keys
+from noa_lab.widgets._compare_form import (
+    FEWEST_PROMPTS,
+    Given,
+    configuration,
+    empty_prompt,
+    first_form,
+    given_inputs,
+    prompt_keys,
+)
 from noa_lab.widgets._form import Form, words
 from noa_lab.widgets._run import RunPanel
 from noa_lab.widgets._run_facts import RunFacts
-from noa_lab.widgets._scorers import SCORER_LINES, scorer_words, typed_scorers
-from noa_lab.widgets._view import Block, Kind, View, button, buttons, field, section, text
+from noa_lab.widgets._scorers import typed_scorers
+from noa_lab.widgets._view import Block, Kind, View, button, buttons, text
 
 if TYPE_CHECKING:
     from noa_lab.experiments import Grid, Run
@@ -21,8 +30,6 @@ if TYPE_CHECKING:
     from noa_lab.workbench import Lab
 
 __all__ = ["ComparePanel"]
-
-_FEWEST_PROMPTS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +136,19 @@ class ComparePanel(RunPanel):
 
     def _edited(self, names: frozenset[str]) -> None:
         del names
-        self._start_look()
+        self._looker.look()
 
     def do_add_prompt(self) -> None:
         """Another prompt, at the end."""
         number = 1 + max(int(key.removeprefix("prompt")) for key in prompt_keys(self._form))
         self._form |= empty_prompt(number, f"prompt {number + 1}")
-        self._start_look()
+        self._looker.look()
 
     def do_remove_prompt(self, prompt: str) -> None:
         """Take a prompt away."""
-        if len(prompt_keys(self._form)) > _FEWEST_PROMPTS and prompt in prompt_keys(self._form):
+        if len(prompt_keys(self._form)) > FEWEST_PROMPTS and prompt in prompt_keys(self._form):
             self._form = {key: value for key, value in self._form.items() if not key.startswith(f"{prompt}.")}
-        self._start_look()
+        self._looker.look()
 
     def do_run(self, fresh: bool = False) -> None:
         """Run the comparison, or continue the newest run of the same settings."""
@@ -159,7 +166,7 @@ class ComparePanel(RunPanel):
         self.run = run
         self._run_facts = None
         self._offsets.clear()
-        self._start_look()
+        self._looker.look()
 
     def _draw(self) -> View:
         found: _Found | None = self._facts
@@ -170,9 +177,7 @@ class ComparePanel(RunPanel):
             kind,
             status,
             [
-                self._prompts(wrong),
-                section("data", "", [self._inputs(wrong), self._scorer_field(wrong)], layout="columns"),
-                self._numbers(found, wrong),
+                *form_blocks(self._form, self._given, self._loaded, found.here if found else (), wrong),
                 self._job_block(),
                 self._other_mistake(found, wrong),
                 buttons("buttons", self._buttons(found, run)),
@@ -194,7 +199,7 @@ class ComparePanel(RunPanel):
             return self._run_status(found.run)
         if found.mistake is not None:
             return "warn", "Something is not filled in right"
-        size = found.grid.size if found.grid else 0
+        size = len(found.grid) if found.grid else 0
         return "info", f"Ready to run: {size} answers"
 
     def _buttons(self, found: _Found | None, run: RunFacts | None) -> list[Block]:
@@ -202,83 +207,18 @@ class ComparePanel(RunPanel):
         again = [button("run", "Run afresh", enabled=able, args={"fresh": True})] if run and not run.running else []
         return [button("run", "Run", enabled=able, primary=able), *self._run_buttons(run), *again]
 
-    def _prompts(self, wrong: Mapping[str, str]) -> Block:
-        keys = prompt_keys(self._form)
-        cards = [self._prompt(key, len(keys), wrong) for key in keys]
-        return section("prompts", "Prompts", [section("cards", "", cards, layout="columns"), buttons("more", [button("add_prompt", "Add a prompt", small=True)])])
-
-    def _prompt(self, key: str, count: int, wrong: Mapping[str, str]) -> Block:
-        form = self._form
-        name = words(form, f"{key}.name")
-
-        def one(part: str, label: str, **more: Any) -> Block:
-            field_id = f"{key}.{part}"
-            return field(field_id, f"{label} ({name})" if part != "name" else label, form[field_id], error=wrong.get(field_id, ""), **more)
-
-        body = (
-            one("messages", "Messages as JSON", kind="area", rows=8)
-            if f"{key}.messages" in form
-            else one("user", "User message", kind="area", rows=3)
-        )
-        remove = buttons(f"{key}-buttons", [button("remove_prompt", f"Remove {name}", small=True, args={"prompt": key})]) if count > _FEWEST_PROMPTS else None
-        return section(key, "", [one("name", "Name of the prompt"), one("system", "System message", kind="area", rows=2), body, remove])
-
-    def _inputs(self, wrong: Mapping[str, str]) -> Block:
-        error = wrong.get("inputs", "")
-        if self._given.inputs is not None:
-            where = f"the file {self._given.inputs}" if isinstance(self._given.inputs, str) else "Python"
-            count = f"{len(self._loaded)} inputs" if self._loaded is not None else "Inputs"
-            fields = ", ".join(self._loaded[0].variables) if self._loaded else ""
-            return section("inputs-given", "Inputs", [text("inputs-text", error or f"{count} from {where}" + (f", with: {fields}" if fields else ""))])
-        return section(
-            "inputs-typed",
-            "Inputs",
-            [
-                field("inputs_as", "Typed as", self._form["inputs_as"], kind="select", options=FORMATS),
-                field("inputs", "The inputs", self._form["inputs"], kind="area", rows=5, error=error, help="Give each an `expected` (CSV, JSON) to score against."),
-            ],
-        )
-
-    def _scorer_field(self, wrong: Mapping[str, str]) -> Block:
-        if self._given.scorers is not None:
-            listed = [text(f"scorer{number}", one) for number, one in enumerate(map(scorer_words, self._given.scorers))]
-            return section("scorers-given", "Scorers, from Python", listed or [text("scorers-none", "none")])
-        lines = field("scorers", "How answers are scored", self._form["scorers"], kind="area", rows=5, error=wrong.get("scorers", ""), help=SCORER_LINES)
-        return section("scorers-typed", "Scorers", [lines])
-
-    def _numbers(self, found: _Found | None, wrong: Mapping[str, str]) -> Block:
-        here = ", ".join(found.here) if found else ""
-
-        def one(field_id: str, label: str, **more: Any) -> Block:
-            return field(field_id, label, self._form[field_id], error=wrong.get(field_id, ""), **more)
-
-        sampling = [one("temperature", "Temperature", kind="number"), one("max_tokens", "Most tokens", kind="number")]
-        if len(self._given.sampling) > 1:
-            sampling = [text("sampling", f"{len(self._given.sampling)} samplings from Python")]
-        return section(
-            "numbers",
-            "",
-            [
-                one("models", "Models", help=f"empty: the default; here: {here}" if here else "empty: the default"),
-                *sampling,
-                one("repeats", "Repeats", kind="number"),
-                one("seed", "Seed", kind="number"),
-                one("name", "Name of the run"),
-            ],
-            layout="row",
-        )
-
 
 def _samplings(given: Any) -> tuple[Mapping[str, Any], ...]:
     """The samplings as mappings of the fields that were set; one, empty, for none."""
     if given is None:
         return ({},)
     listed = [given] if isinstance(given, Mapping) or hasattr(given, "model_fields_set") else list(given)
-    return tuple(dict(one) if isinstance(one, Mapping) else {name: getattr(one, name) for name in one.model_fields_set} for one in listed) or ({},)
+    return tuple(
+        dict(one) if isinstance(one, Mapping) else {name: getattr(one, name) for name in one.model_fields_set}
+        for one in listed
+    ) or ({},)
 
 
 def _wrong_fields(error: BadInput) -> dict[str, str]:
     name = "scorers" if error.fields.get("kind") == "scorer" else str(error.fields.get("field"))
     return {name: f"{error.message} {error.fix}"}
-
-

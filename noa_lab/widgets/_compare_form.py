@@ -19,10 +19,13 @@ from noa_lab.widgets._form import Form, real, whole, words
 if TYPE_CHECKING:
     from noa_lab.experiments import Grid
 
-__all__ = ["FORMATS", "Given", "configuration", "empty_prompt", "first_form", "prompt_keys"]
+__all__ = ["FEWEST_PROMPTS", "FORMATS", "Given", "configuration", "empty_prompt", "first_form", "prompt_keys"]
 
 FORMATS = (("lines", "one text a line: {{ text }}"), ("csv", "CSV with a header"), ("jsonl", "JSON, one object a line"))
 """How the inputs may be typed."""
+
+FEWEST_PROMPTS = 1
+"""A comparison has at least so many prompts."""
 
 _EXAMPLE_PROMPTS = {"plain": "{{ text }}", "brief": {"system": "Answer in one short sentence.", "user": "{{ text }}"}}
 _EXAMPLE_INPUTS = "What is the capital of France?\nWhy is the sky blue?\nWhat does a compiler do?"
@@ -44,7 +47,11 @@ class Given:
 
 
 def first_form(
-    prompts: Mapping[str, Any] | None, models: Iterable[str] | str | None, given: Given, numbers: Mapping[str, int], name: str
+    prompts: Mapping[str, Any] | None,
+    models: Iterable[str] | str | None,
+    given: Given,
+    numbers: Mapping[str, int],
+    name: str,
 ) -> dict[str, str | bool]:
     """The form that stands for these arguments.
 
@@ -54,7 +61,11 @@ def first_form(
     from noa_lab.experiments import Prompt
 
     names = (models,) if isinstance(models, str) else tuple(models or ())
-    form: dict[str, str | bool] = {"name": name, "models": ", ".join(names), **{key: str(value) for key, value in numbers.items()}}
+    form: dict[str, str | bool] = {
+        "name": name,
+        "models": ", ".join(names),
+        **{key: str(value) for key, value in numbers.items()},
+    }
     first = given.sampling[0]
     form |= {"temperature": str(first.get("temperature", 0.7)), "max_tokens": str(first.get("max_tokens", 48))}
     form |= {"inputs": "" if given.inputs is not None else _EXAMPLE_INPUTS, "inputs_as": "lines", "scorers": ""}
@@ -116,7 +127,9 @@ def samplings(form: Form, given: Given) -> list[Any]:
     if len(given.sampling) > 1:
         return [InferenceConfig(**one) for one in given.sampling]
     typed = {"temperature": real(form, "temperature"), "max_tokens": whole(form, "max_tokens")}
-    return [InferenceConfig(**{**given.sampling[0], **{name: value for name, value in typed.items() if value is not None}})]
+    return [
+        InferenceConfig(**{**given.sampling[0], **{name: value for name, value in typed.items() if value is not None}})
+    ]
 
 
 def _prompts(form: Form) -> dict[str, Any]:
@@ -142,7 +155,12 @@ def _json(typed: object) -> Any:
     try:
         return json.loads(str(typed))
     except ValueError as error:
-        raise BadInput(f"This is no JSON: {error}.", fix='Write [{"role": "user", "content": "..."}].', field="messages", value=typed) from None
+        raise BadInput(
+            f"This is no JSON: {error}.",
+            fix='Write [{"role": "user", "content": "..."}].',
+            field="messages",
+            value=typed,
+        ) from None
 
 
 def typed_inputs(form: Form) -> list[dict[str, Any]]:
@@ -162,7 +180,12 @@ def typed_inputs(form: Form) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise BadInput(f"Line {number} is no JSON: {error}.", fix='Write one object a line: {"text": "..."}.', field="inputs", value=line) from None
+            raise BadInput(
+                f"Line {number} is no JSON: {error}.",
+                fix='Write one object a line: {"text": "..."}.',
+                field="inputs",
+                value=line,
+            ) from None
     return rows
 
 
@@ -182,7 +205,10 @@ def _csv(typed: str) -> list[dict[str, Any]]:
                 field="inputs",
                 value=row,
             )
-    return [{name: value for name, value in zip(header, row, strict=True) if value or name not in {"id", "cluster", "tags"}} for row in lines[1:]]
+    return [
+        {name: value for name, value in zip(header, row, strict=True) if value or name not in {"id", "cluster", "tags"}}
+        for row in lines[1:]
+    ]
 
 
 def given_inputs(inputs: Any) -> Any:

@@ -35,7 +35,9 @@ def whole(form: Form, field: str) -> int | None:
     try:
         return int(typed)
     except ValueError:
-        raise BadInput(f"{typed!r} is not a whole number.", fix="Write digits only.", field=field, value=typed) from None
+        raise BadInput(
+            f"{typed!r} is not a whole number.", fix="Write digits only.", field=field, value=typed
+        ) from None
 
 
 def real(form: Form, field: str) -> float | None:

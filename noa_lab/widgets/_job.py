@@ -59,7 +59,7 @@ class Job:
     def _run(self) -> None:
         try:
             result = self._work(self._report, self.token)
-        except Exception as error:  # noqa: BLE001 - handed on, to be shown in the panel
+        except Exception as error:
             self._done(self, None, error)
         else:
             self._done(self, result, None)

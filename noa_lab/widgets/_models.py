@@ -46,7 +46,7 @@ class ModelPanel(Panel):
     """
 
     title = "Models"
-    intro = "Every model is one GGUF file, verified by its sha256 before it becomes visible. An interrupted download continues where it stopped."
+    intro = "Every model is one GGUF file, verified before it becomes visible. An interrupted download continues where it stopped."
 
     def __init__(self, model: str = "", *, lab: Lab | None = None) -> None:
         self.model: ModelFile | None = None
@@ -63,10 +63,13 @@ class ModelPanel(Panel):
         try:
             return _Found(rows, chosen, self.lab.models.show(chosen), "")
         except UnknownModel as error:
-            return _Found(rows, chosen, None, "" if "://" in chosen or "/" in chosen else f"{error.message} {error.fix}")
+            return _Found(
+                rows, chosen, None, "" if "://" in chosen or "/" in chosen else f"{error.message} {error.fix}"
+            )
 
     def _edited(self, names: frozenset[str]) -> None:
-        self._start_look()
+        del names
+        self._looker.look()
 
     def do_choose(self, model: str) -> None:
         """Choose a row of the table."""
@@ -75,11 +78,20 @@ class ModelPanel(Panel):
     def do_get(self) -> None:
         """Get the chosen model."""
         ref = str(self._form["model"]).strip() or None
-        self._work("Getting the model", lambda report, cancel: self.lab.models.get(ref, report=report, cancel=cancel), self._got)
+        self._work(
+            "Getting the model",
+            lambda report, cancel: self.lab.models.get(ref, report=report, cancel=cancel),
+            self._got,
+        )
 
     def _got(self, model: ModelFile) -> None:
         self.model = model
-        self._tell("ok", f"{model.name} is here and verified: {model.path}" if model.verified else f"{model.name} is here: {model.path}")
+        self._tell(
+            "ok",
+            f"{model.name} is here and verified: {model.path}"
+            if model.verified
+            else f"{model.name} is here: {model.path}",
+        )
 
     def _draw(self) -> View:
         found: _Found | None = self._facts
@@ -110,7 +122,12 @@ class ModelPanel(Panel):
                 buttons(
                     "buttons",
                     [
-                        button("get", "Get it" if not here else "Verify it is here", enabled=idle, primary=idle and not here),
+                        button(
+                            "get",
+                            "Get it" if not here else "Verify it is here",
+                            enabled=idle,
+                            primary=idle and not here,
+                        ),
                         button("cancel", "Cancel", enabled=not idle),
                         button("refresh", "Look again", enabled=idle),
                     ],
@@ -122,12 +139,20 @@ class ModelPanel(Panel):
 
 def _table(found: _Found, offset: int) -> Block:
     rows = [_row(row, row.name == found.chosen) for row in found.rows[offset : offset + 20]]
-    return table("models", "Models", _COLUMNS, rows, offset=offset, total=len(found.rows), empty="The catalogue is empty.")
+    return table(
+        "models", "Models", _COLUMNS, rows, offset=offset, total=len(found.rows), empty="The catalogue is empty."
+    )
 
 
 def _row(row: Any, chosen: bool) -> list[str | Block]:
     return [
-        cell(row.name, action="choose", chosen=chosen, args={"model": row.name}, marks=[("info", "default")] if row.default else []),
+        cell(
+            row.name,
+            action="choose",
+            chosen=chosen,
+            args={"model": row.name},
+            marks=[("info", "default")] if row.default else [],
+        ),
         cell("", marks=[("ok", "here")]) if row.installed else "no",
         megabytes(row.size_bytes) if row.size_bytes else "?",
         row.quantization,

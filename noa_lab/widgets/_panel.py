@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import anywidget
@@ -16,24 +16,24 @@ from noa_lab.errors import BadInput, Cancelled, NoaLabError, UnknownName
 from noa_lab.events import CancelToken, Report
 from noa_lab.widgets._assets import CSS, ESM
 from noa_lab.widgets._job import Job
-from noa_lab.widgets._pump import Pump
+from noa_lab.widgets._looker import Looker
+from noa_lab.widgets._pump import Command, Pump
 from noa_lab.widgets._static import as_html, as_markdown, as_text
-from noa_lab.widgets._view import PAGE, Block, Kind, View, code, message, panel_view, progress, section, text
+from noa_lab.widgets._view import PAGE, Block, Kind, View, code, message, panel_view, progress, section, split, text
 
 if TYPE_CHECKING:
     from noa_lab.workbench import Lab
 
 __all__ = ["Panel"]
 
-_BEAT = 0.5
-_HERE_SECONDS = 90.0
 _FIRST_LOOK_SECONDS = 2.0
 _MESSAGES = 4
+_UNEXPECTED = "This is not an error that noa_lab expects: `raise panel.error` shows where it came from."
 _CLIENTS = 8
 _LONGEST_CODE = 8000
 
 
-class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
+class Panel(anywidget.AnyWidget):
     """A panel: a projection of what is true on this machine, and of what has been filled in.
 
     A subclass reads facts (`_look`, on a worker thread), draws them (`_draw`, pure) and has a `do_<action>` method for each button
@@ -55,11 +55,6 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         self._form: dict[str, str | bool] = dict(form)
         self._facts: Any = None
         self._job: Job | None = None
-        self._looking: Job | None = None
-        self._look_again = False
-        self._looked_at = 0.0
-        self._looked = threading.Event()
-        self._here_until = 0.0
         self._messages: list[Block] = []
         self._offsets: dict[str, int] = {}
         self._seen: dict[str, int] = {}
@@ -67,6 +62,13 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         """The last error that the message strip told of, for a closer look."""
         super().__init__()
         self._pump = Pump(f"noa-lab panel {type(self).__name__}", publish=self._publish, failed=self._fail)
+        self._looker = Looker(
+            self._pump,
+            prepare=lambda: partial(self._look, dict(self._form)),
+            saw=self._saw,
+            gap=self._watch,
+            working=lambda: self._job is not None,
+        )
         atexit.register(self.close)
         self.on_msg(self._heard)
         self.refresh()
@@ -92,13 +94,13 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
 
     def refresh(self) -> None:
         """Look again at what is true; returns at once."""
-        self._pump.submit(self._start_look)
+        self._pump.submit(self._looker.look)
 
     def settle(self, timeout: float = 10.0) -> bool:
         """Wait until nothing is going on in this panel; returns whether that was so within `timeout` seconds."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            if self._pump.settle(max(0.0, end - time.monotonic())) and self._job is None and self._looking is None:
+            if self._pump.settle(max(0.0, end - time.monotonic())) and self._job is None and self._looker.job is None:
                 return self._pump.settle(max(0.0, end - time.monotonic()))
             time.sleep(0.01)
         return False
@@ -108,13 +110,12 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         atexit.unregister(self.close)
         pump = self.__dict__.get("_pump")
         if pump is not None:
-            for job in (self._job, self._looking):
-                if job is not None:
-                    job.token.cancel()
+            jobs = [job for job in (self._job, self._looker.job) if job is not None]
+            for job in jobs:
+                job.token.cancel()
             pump.close()
-            for job in (self._job, self._looking):
-                if job is not None:
-                    job.stop()
+            for job in jobs:
+                job.stop()
             self._closed()
         super().close()
 
@@ -122,7 +123,7 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         return f"<{type(self).__name__}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        self._looked.wait(_FIRST_LOOK_SECONDS)
+        self._looker.first.wait(_FIRST_LOOK_SECONDS)
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
@@ -183,7 +184,7 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         elif isinstance(error, NoaLabError):
             self._tell("error", error.message, error.fix)
         else:
-            self._tell("error", f"{type(error).__name__}: {error}", "This is not an error noa_lab expects: `raise panel.error` shows where it came from.")
+            self._tell("error", f"{type(error).__name__}: {error}", _UNEXPECTED)
 
     def _work(self, label: str, work: Callable[[Report, CancelToken], Any], then: Callable[[Any], None]) -> None:
         """Start long work, one at a time; `then` takes its result on the pump's thread."""
@@ -194,18 +195,20 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
             label,
             work,
             changed=self._pump.invalidate,
-            done=lambda job, result, error: self._pump.submit(lambda: self._worked(job, result, error, then)),
+            done=lambda _job, result, error: self._queue(lambda: self._worked(result, error, then)),
         ).start()
         self._pump.invalidate()
 
-    def _worked(self, job: Job, result: Any, error: Exception | None, then: Callable[[Any], None]) -> None:
+    def _queue(self, command: Command) -> None:
+        self._pump.submit(command)
+
+    def _worked(self, result: Any, error: Exception | None, then: Callable[[Any], None]) -> None:
         self._job = None
-        self._start_look()
+        self._looker.look()
         if error is not None:
             self._fail(error)
         else:
             then(result)
-        del job
 
     def _show(self, kind: Kind, status: str, blocks: list[Block | None]) -> View:
         """The whole view: the subclass's blocks, then the code."""
@@ -223,7 +226,12 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
         try:
             source = self._shown_code()
         except BadInput as error:
-            return section("code-fold", "The same in Python", [text("no-code", f"{error.message} {error.fix}", kind="warn")], folded=True)
+            return section(
+                "code-fold",
+                "The same in Python",
+                [text("no-code", f"{error.message} {error.fix}", kind="warn")],
+                folded=True,
+            )
         if not source:
             return None
         if len(source) > _LONGEST_CODE:
@@ -251,18 +259,23 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
 
     def _take(self, content: object) -> None:
         if not isinstance(content, dict) or not isinstance(content.get("action"), str):
-            raise BadInput("The browser sent a message that is no action.", fix="Run the cell again.", field="action", value=content)
+            raise BadInput(
+                "The browser sent a message that is no action.",
+                fix="Run the cell again.",
+                field="action",
+                value=content,
+            )
         client, seq = content.get("client"), content.get("seq")
         if isinstance(client, str) and isinstance(seq, int) and seq > 0:
-            self._seen = dict([*((name, count) for name, count in self._seen.items() if name != client), (client, seq)][-_CLIENTS:])
+            self._seen = dict(
+                [*((name, count) for name, count in self._seen.items() if name != client), (client, seq)][-_CLIENTS:]
+            )
             self._pump.invalidate()
         action, values, args = content["action"], content.get("values") or {}, content.get("args") or {}
-        self._here_until = time.monotonic() + _HERE_SECONDS
+        self._looker.seen()
         if values:
             self._edit(values)
-        if action == "here":
-            self._keep_watch()
-        elif action != "edit":
+        if action not in {"here", "edit"}:
             self._act(action, args)
 
     def _edit(self, values: Mapping[str, object]) -> None:
@@ -271,7 +284,7 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
                 raise UnknownName.among("field", str(name), self._form)
             if not isinstance(value, type(self._form[name])):
                 raise BadInput(f"{name} = {value!r} is not allowed.", fix="Give it as text.", field=name, value=value)
-            self._form[name] = value  # type: ignore[assignment] # the line above says which
+            self._form[name] = value
         self._pump.invalidate()
         self._edited(frozenset(values))
 
@@ -291,93 +304,35 @@ class Panel(anywidget.AnyWidget):  # type: ignore[misc] # anywidget has no types
 
     def do_refresh(self) -> None:
         """Look again."""
-        self._start_look()
+        self._looker.look()
 
     def do_page(self, table: str, by: int) -> None:
         """Turn the page of a table."""
         last = max(0, self.parts[table]["total"] - 1) // PAGE * PAGE
         self._offsets[table] = min(last, max(0, self._offsets.get(table, 0) + int(by) * PAGE))
-        self._start_look()
+        self._looker.look()
 
-    # Looking, and being seen.
+    # From the state to the browser.
 
-    def _start_look(self) -> None:
-        if self._looking is not None:
-            self._look_again = True
-            return
-        form = dict(self._form)
-        self._looking = Job(
-            "looking",
-            lambda _report, _token: self._look(form),
-            changed=self._pump.invalidate,
-            done=lambda job, result, error: self._pump.submit(lambda: self._saw(job, result, error)),
-        ).start()
-
-    def _saw(self, job: Job, result: Any, error: Exception | None) -> None:
-        self._looking = None
-        self._looked_at = time.monotonic()
-        # A look at a long run may take long: the share of time that goes into looking stays small.
-        self._look_cost = self._looked_at - job.started
+    def _saw(self, result: Any, error: Exception | None) -> None:
         if error is None:
             self._facts = result
         else:
             self._fail(error)
-        self._looked.set()
-        self._pump.invalidate()
-        if self._look_again:
-            self._look_again = False
-            self._start_look()
-        self._keep_watch()
-
-    _look_cost = 0.0
-
-    def _keep_watch(self) -> None:
-        """Be woken again while work goes on, or while somebody sees what changes by itself."""
-        if self._job is not None or (self._watch() is not None and time.monotonic() < self._here_until):
-            self._pump.later(_BEAT, self._beat)
-
-    def _beat(self) -> None:
-        now = time.monotonic()
-        gap = self._watch()
-        if self._job is not None:
-            self._pump.invalidate()
-        if gap is not None and now < self._here_until and now >= self._looked_at + max(gap, 10 * self._look_cost):
-            self._start_look()
-        self._keep_watch()
 
     def _publish(self) -> None:
         """Write the traits; only the pump calls this."""
         try:
             view = self._draw()
-        except Exception as error:  # noqa: BLE001 - a view that cannot be drawn must still say so
-            self.error = error
-            view = panel_view(
-                type(self).__name__, self.title, intro="", kind="error", status="This panel cannot be drawn",
-                messages=[message("error", f"{type(error).__name__}: {error}", "`raise panel.error` shows where it came from.")], blocks=[],
-            )  # fmt: skip
+        except Exception as error:
+            self.error = error  # a view that cannot be drawn must still say so
+            told = message("error", f"{type(error).__name__}: {error}", _UNEXPECTED)
+            name, status = type(self).__name__, "This panel cannot be drawn"
+            view = panel_view(name, self.title, intro="", kind="error", status=status, messages=[told], blocks=[])
         parts: dict[str, Any] = {}
-        view["blocks"] = _split(view["blocks"], parts)
+        view["blocks"] = split(view["blocks"], parts)
         view["seen"] = dict(self._seen)
         with self.hold_sync():
             self.view = view
             self.parts = parts
-        self._keep_watch()
-
-
-_HEAVY = {"table": ("rows", "offset", "total"), "code": ("text",), "log": ("text",)}
-
-
-def _split(blocks: list[Block], parts: dict[str, Any]) -> list[Block]:
-    """The blocks without their heavy parts, which go into `parts`."""
-    light = []
-    for block in blocks:
-        heavy = _HEAVY.get(block["type"], ())
-        if heavy:
-            parts[block["id"]] = {name: block[name] for name in heavy}
-        kept = {name: value for name, value in block.items() if name not in heavy}
-        if block["type"] == "section":
-            kept["blocks"] = _split(block["blocks"], parts)
-        light.append(kept)
-    return light
-
-
+        self._looker.keep_watch()

@@ -70,7 +70,9 @@ class Pump:
     def settle(self, timeout: float = 5.0) -> bool:
         """Wait until every command so far has run and been published; returns whether that happened in `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._commands or self._running or self._dirty) or self._closed, timeout)
+            return self._changed.wait_for(
+                lambda: not (self._commands or self._running or self._dirty) or self._closed, timeout
+            )
 
     def close(self, timeout: float = 2.0) -> None:
         """End the thread; commands still in the line are dropped. Safe to call twice, and from the pump itself."""
@@ -100,7 +102,7 @@ class Pump:
         while (command := self._next()) is not None:
             try:
                 command()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs into the panel's message strip
+            except Exception as error:
                 self._failed(error)
             with self._changed:
                 self._running = False

@@ -21,8 +21,13 @@ __all__ = ["RunPanel", "RunView", "show_run"]
 _RUNNING_SECONDS = 0.7
 _RESTING_SECONDS = 2.0
 _KINDS: dict[str, Kind] = {
-    **{"running": "busy", "pausing": "busy", "done": "ok"},
-    **{"pending": "info", "paused": "info", "cancelled": "warn", "failed": "error"},
+    "running": "busy",
+    "pausing": "busy",
+    "done": "ok",
+    "pending": "info",
+    "paused": "info",
+    "cancelled": "warn",
+    "failed": "error",
 }
 
 
@@ -79,7 +84,9 @@ class RunPanel(Panel):
         if run is None:
             return
         path = Path.cwd() / f"compare-{run.run_id}.{suffix}"
-        self._work("Writing", lambda _report, _cancel: write(run, path), lambda _nothing: self._tell("ok", f"Written: {path}"))
+        self._work(
+            "Writing", lambda _report, _cancel: write(run, path), lambda _nothing: self._tell("ok", f"Written: {path}")
+        )
 
     def _run_status(self, facts: RunFacts) -> tuple[Kind, str]:
         kind = _KINDS.get(facts.status, "info")
@@ -90,12 +97,16 @@ class RunPanel(Panel):
             return []
         idle = self._job is None
         going = [button("pause", "Pause", enabled=idle), button("cancel_run", "Cancel", enabled=idle)]
-        resting = [button("resume", "Continue", enabled=idle)] if facts.status not in {"running", "pausing", "done"} else []
+        resting = (
+            [button("resume", "Continue", enabled=idle)] if facts.status not in {"running", "pausing", "done"} else []
+        )
         return going if facts.running else resting
 
     def _export_buttons(self, facts: RunFacts) -> Block:
         able = self._job is None and facts.done > 0
-        return buttons("export", [button("report", "Save HTML report", enabled=able), button("csv", "Save CSV", enabled=able)])
+        return buttons(
+            "export", [button("report", "Save HTML report", enabled=able), button("csv", "Save CSV", enabled=able)]
+        )
 
     def _shown_run(self, facts: RunFacts) -> list[Block | None]:
         return [*run_blocks(facts), self._export_buttons(facts)]
@@ -129,7 +140,9 @@ class RunView(RunPanel):
             return self._show(kind, status, [])  # type: ignore[arg-type]
         kind, status = self._run_status(facts)
         what = f"{facts.name} · {facts.run_id}" if facts.name else facts.run_id
-        return self._show(kind, f"{what}: {status}", [buttons("buttons", self._run_buttons(facts)), *self._shown_run(facts)])
+        return self._show(
+            kind, f"{what}: {status}", [buttons("buttons", self._run_buttons(facts)), *self._shown_run(facts)]
+        )
 
 
 def show_run(run: Run) -> RunView | None:
@@ -146,5 +159,5 @@ def show_run(run: Run) -> RunView | None:
     if shell is None or not hasattr(shell, "kernel") or threading.current_thread() is not threading.main_thread():
         return None
     view = RunView(run)
-    display(view)
+    display(view)  # type: ignore[no-untyped-call]
     return view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,11 @@ def run_blocks(facts: RunFacts) -> list[Block | None]:
     words = f"{over} of {facts.total} answers" + (f", {facts.failed} failed" if facts.failed else "")
     if facts.running and facts.eta_seconds is not None:
         words += f" · about {seconds(facts.eta_seconds)} left"
-    waiting = text("verdict-wait", "The verdict comes when all answers are in.") if facts.running and len(facts.prompts) > 1 else None
+    waiting = (
+        text("verdict-wait", "The verdict comes when all answers are in.")
+        if facts.running and len(facts.prompts) > 1
+        else None
+    )
     verdicts = [text(f"verdict{number}", sentence, kind=kind) for number, (kind, sentence) in enumerate(facts.verdicts)]
     return [
         text("run-error", facts.error, kind="error") if facts.error else None,
@@ -127,9 +132,14 @@ def _means(run: Run, cells: pd.DataFrame) -> Block:
     by = ["prompt", *(["model"] if len(grid.models) > 1 else []), *(["sampling"] if len(grid.sampling) > 1 else [])]
     done = cells[cells["status"] == "done"]
     rows: list[list[str]] = []
-    for arm, group in sorted(done.groupby(by, sort=False), key=lambda pair: list(grid.prompts).index(pair[0][0])):
+    arms: list[tuple[Any, pd.DataFrame]] = list(done.groupby(by, sort=False))
+    order = list(grid.prompts)
+    for arm, group in sorted(arms, key=lambda pair: order.index(pair[0][0])):
         scores = [group.groupby("input_id")[f"score.{name}"].mean().mean() for name in scorers]
-        names = [_sampling(grid.sampling[part]) if head == "sampling" else str(part) for head, part in zip(by, arm, strict=True)]
+        names = [
+            _sampling(grid.sampling[part]) if head == "sampling" else str(part)
+            for head, part in zip(by, arm, strict=True)
+        ]
         rows.append([*names, str(group["input_id"].nunique()), str(len(group)), *(_number(score) for score in scores)])
     heads = [column(head.capitalize()) for head in by]
     columns = [*heads, *(column(head, align="end") for head in ("Inputs", "Answers", *scorers))]
@@ -142,7 +152,7 @@ def _answers(run: Run, cells: pd.DataFrame, offset: int) -> Block:
     keys = list(itertools.product(grid.inputs, grid.models, range(len(grid.sampling))))
     shown = keys[offset : offset + PAGE]
     page = cells[cells["input_id"].isin([found.id for found, _, _ in shown])]
-    places = {place: group for place, group in page.groupby(["input_id", "model", "sampling", "prompt"], sort=False)}
+    places: dict[Any, pd.DataFrame] = dict(iter(page.groupby(["input_id", "model", "sampling", "prompt"], sort=False)))
     several = (True, len(grid.models) > 1, len(grid.sampling) > 1)
     rows: list[list[str | Block]] = []
     for found, model, sampling in shown:
@@ -151,12 +161,22 @@ def _answers(run: Run, cells: pd.DataFrame, offset: int) -> Block:
         rows.append([*(clip(name, 160) for name, wanted in zip(names, several, strict=True) if wanted), *answers])
     heads = [head for head, wanted in zip(("Input", "Model", "Sampling"), several, strict=True) if wanted]
     columns = [column(head, wide=head == "Input") for head in heads] + [column(prompt, wide=True) for prompt in prompts]
-    return table("answers-table", "Answers by input and prompt", columns, rows, offset=offset, total=len(keys), empty="No answers yet.")
+    return table(
+        "answers-table",
+        "Answers by input and prompt",
+        columns,
+        rows,
+        offset=offset,
+        total=len(keys),
+        empty="No answers yet.",
+    )
 
 
 def _input(found: Input) -> str:
     """An input's id, and the beginning of its first text, by which people know it."""
-    first = next((value for name, value in found.variables.items() if isinstance(value, str) and name != "expected"), "")
+    first = next(
+        (value for name, value in found.variables.items() if isinstance(value, str) and name != "expected"), ""
+    )
     return f"{found.id}: {clip(' '.join(first.split()), 90)}" if first else found.id
 
 
@@ -176,7 +196,11 @@ def _answer(cells: pd.DataFrame | None, scorers: Sequence[str]) -> str | Block:
     if first["status"] == "failed":
         return cell(clip(str(first["error"]), _ANSWER), marks=[("error", "failed")])
     for scorer in scorers:
-        values = [float(one[f"score.{scorer}"]) for one in records if one["status"] == "done" and _is_number(one.get(f"score.{scorer}"))]
+        values = [
+            float(one[f"score.{scorer}"])
+            for one in records
+            if one["status"] == "done" and _is_number(one.get(f"score.{scorer}"))
+        ]
         if values:
             marks.append(_mark(scorer, sum(values) / len(values), len(values)))
     if first["finish_reason"] == "length":
@@ -193,10 +217,10 @@ def _mark(scorer: str, mean: float, repeats: int) -> tuple[Kind, str]:
 
 def _is_number(value: Any) -> bool:
     try:
-        return value is not None and float(value) == float(value)  # noqa: PLR0124 - NaN alone differs from itself
+        return value is not None and not math.isnan(float(value))
     except (TypeError, ValueError):
         return False
 
 
 def _number(value: float) -> str:
-    return "" if value != value else f"{value:.3f}"  # noqa: PLR0124 - NaN alone differs from itself
+    return "" if math.isnan(value) else f"{value:.3f}"

@@ -11,7 +11,9 @@ from noa_lab.widgets._source import call, literal
 
 __all__ = ["SCORER_LINES", "scorer_code", "scorer_words", "typed_scorers"]
 
-SCORER_LINES = "One a line, for example: contains: {{ expected }} · max_words: 30 · json_valid · short = max_characters: 80"
+SCORER_LINES = (
+    "One a line, for example: contains: {{ expected }} · max_words: 30 · json_valid · short = max_characters: 80"
+)
 """What a user is told about the lines."""
 
 _TEXTS = ("contains", "equals", "icontains", "not_contains", "regex", "starts_with")
@@ -40,11 +42,13 @@ def _scorer(number: int, line: str) -> Any:
 
     match = _LINE.fullmatch(line)
     if match is None:
-        raise BadInput(f"Line {number}, {line!r}, is no scorer.", fix='Write it like "max_words: 30".', field="scorers", value=line)
+        raise BadInput(
+            f"Line {number}, {line!r}, is no scorer.", fix='Write it like "max_words: 30".', field="scorers", value=line
+        )
     kind, argument = match["kind"], (match["argument"] or "").strip()
     if kind not in _KINDS:
         raise UnknownName.among("scorer", kind, _KINDS, where=f"line {number}")
-    named = {"name": match["name"].strip()} if match["name"] else {}
+    named: dict[str, Any] = {"name": match["name"].strip()} if match["name"] else {}
     if kind == "json_valid":
         return score.json_valid(**named)
     try:
@@ -53,7 +57,10 @@ def _scorer(number: int, line: str) -> Any:
         raise BadInput(f"Line {number}: {error.message}", fix=error.fix, field="scorers", value=line) from None
     except ValueError:
         raise BadInput(
-            f"Line {number}: {argument!r} is not a whole number.", fix=f'Write it like "{kind}: 30".', field="scorers", value=line
+            f"Line {number}: {argument!r} is not a whole number.",
+            fix=f'Write it like "{kind}: 30".',
+            field="scorers",
+            value=line,
         ) from None
 
 

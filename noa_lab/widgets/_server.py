@@ -8,15 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, NoaLabError
 from noa_lab.widgets._form import ticked, whole, words
-from noa_lab.widgets._job import seconds
-from noa_lab.widgets._models import megabytes
 from noa_lab.widgets._panel import Panel
-from noa_lab.widgets._source import call, literal
-from noa_lab.widgets._view import Block, Kind, View, button, buttons, cell, code, column, facts, field, log, section, table
+from noa_lab.widgets._server_blocks import KINDS, READY, about, servers_table, snippets
+from noa_lab.widgets._source import call
+from noa_lab.widgets._view import (
+    Block,
+    Kind,
+    View,
+    button,
+    buttons,
+    field,
+    log,
+    section,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from noa_lab.events import CancelToken, Report
     from noa_lab.server import Server, ServerStatus
     from noa_lab.workbench import Lab
 
@@ -24,22 +33,6 @@ __all__ = ["ServerPanel"]
 
 _WATCH_SECONDS = 2.0
 _LOG_LINES = 60
-_READY = ("ready", "busy")
-_KINDS: dict[str, Kind] = {
-    **{"starting": "busy", "ready": "ok", "busy": "busy", "draining": "busy"},
-    **{"crashed": "error", "unresponsive": "error", "elsewhere": "info", "stopped": "info"},
-}
-_SETTINGS = (("context_size", "Context"), ("slots", "Slots"), ("threads", "Threads"))
-_COLUMNS = [
-    column("Server"),
-    column("State"),
-    column("Address", wide=True),
-    column("Slots", align="end"),
-    column("Tokens/s", align="end"),
-    column("Memory", align="end"),
-    column("Up", align="end"),
-    column("Holders", align="end"),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +76,11 @@ class ServerPanel(Panel):
         """The server this panel holds; None before Start."""
         self._chosen = ""
         numbers = {"context_size": context_size, "slots": slots, "threads": threads}
-        form: dict[str, str | bool] = {"model": model, **{name: "" if n is None else str(n) for name, n in numbers.items()}, "keep": keep}
+        form: dict[str, str | bool] = {
+            "model": model,
+            **{name: "" if n is None else str(n) for name, n in numbers.items()},
+            "keep": keep,
+        }
         super().__init__(lab, form)
 
     def _arguments(self, form: Mapping[str, Any]) -> dict[str, object]:
@@ -132,7 +129,7 @@ class ServerPanel(Panel):
 
     def _edited(self, names: frozenset[str]) -> None:
         del names
-        self._start_look()
+        self._looker.look()
 
     def _closed(self) -> None:
         if self.server is not None:
@@ -140,24 +137,29 @@ class ServerPanel(Panel):
 
     def do_start(self) -> None:
         """Start or join a server as the form says."""
-        arguments = self._arguments(self._form)
+        arguments: dict[str, Any] = self._arguments(self._form)
         ref = arguments.pop("0", None)
-        settings: dict[str, Any] = arguments
         lab = self.lab
-        self._work("Starting the server", lambda report, cancel: lab.serve(ref, report=report, cancel=cancel, **settings), self._started)  # type: ignore[arg-type]
+
+        def work(report: Report, cancel: CancelToken) -> Server:
+            return lab.serve(ref, report=report, cancel=cancel, **arguments)
+
+        self._work("Starting the server", work, self._started)
 
     def _started(self, server: Server) -> None:
         before, self.server = self.server, server
         self._chosen = server.name
         if before is not None and before is not server:
-            self._work("Letting go of the other server", lambda _report, _cancel: before.release(), lambda _nothing: None)
+            self._work(
+                "Letting go of the other server", lambda _report, _cancel: before.release(), lambda _nothing: None
+            )
         self._tell("ok", f"{server.name} is ready at {server.base_url}.", "In Python it is panel.server.")
-        self._start_look()
+        self._looker.look()
 
     def do_choose(self, server: str) -> None:
         """Look at this server's log."""
         self._chosen = str(server)
-        self._start_look()
+        self._looker.look()
 
     def do_stop(self, server: str) -> None:
         """Stop a server, whoever holds it."""
@@ -187,15 +189,17 @@ class ServerPanel(Panel):
                 buttons(
                     "buttons",
                     [
-                        button("start", "Start", enabled=idle, primary=one is None or one.state not in _READY),
+                        button("start", "Start", enabled=idle, primary=one is None or one.state not in READY),
                         button("stop", f"Stop {one.name}", enabled=idle, args={"server": one.name}) if one else None,
                         button("cancel", "Cancel", enabled=not idle) if not idle else None,
                     ],
                 ),
-                _servers(found) if found and found.up else None,
-                _about(one) if one else None,
-                section("log-fold", "Log", [log("log", f"Log of {found.chosen}", found.log)], folded=True) if found and found.chosen else None,
-                _snippets(one) if one and one.state in _READY else None,
+                servers_table(found.up, found.chosen) if found and found.up else None,
+                about(one) if one else None,
+                section("log-fold", "Log", [log("log", f"Log of {found.chosen}", found.log)], folded=True)
+                if found and found.chosen
+                else None,
+                snippets(one) if one and one.state in READY else None,
             ],
         )
 
@@ -207,66 +211,27 @@ class ServerPanel(Panel):
         one = next((one for one in found.up if one.name == found.chosen), None)
         if one is None:
             return "info", "No server is up"
-        return _KINDS.get(one.state, "info"), f"{one.name} {one.state}"
+        return KINDS.get(one.state, "info"), f"{one.name} {one.state}"
 
     def _fields(self, found: _Found | None, idle: bool) -> Block:
-        form = self._form
-        model = str(form["model"])
+        model = str(self._form["model"])
         options = [("", f"default ({found.default})" if found else "default"), *(found.models if found else ())]
         if model not in {value for value, _ in options}:
             options.append((model, model))
-        wrong = found.mistakes if found else {}
+        mistakes = found.mistakes if found else {}
+
+        def one(name: str, label: str, **more: Any) -> Block:
+            return field(name, label, self._form[name], error=mistakes.get(name, ""), enabled=idle, **more)
+
         return section(
             "settings",
             "",
             [
-                field("model", "Model", model, kind="select", options=options, enabled=idle, error=wrong.get("model", "")),
-                field("context_size", "Context", form["context_size"], kind="number", help="tokens; default 4096", enabled=idle, error=wrong.get("context_size", "")),
-                field("slots", "Slots", form["slots"], kind="number", help="at once; default 2", enabled=idle, error=wrong.get("slots", "")),
-                field("threads", "Threads", form["threads"], kind="number", help="default: measured", enabled=idle, error=wrong.get("threads", "")),
-                field("keep", "Keep it after this kernel", form["keep"], kind="checkbox", enabled=idle),
+                one("model", "Model", kind="select", options=options),
+                one("context_size", "Context", kind="number", help="tokens; default 4096"),
+                one("slots", "Slots", kind="number", help="at once; default 2"),
+                one("threads", "Threads", kind="number", help="default: measured"),
+                one("keep", "Keep it after this kernel", kind="checkbox"),
             ],
             layout="row",
         )
-
-
-def _servers(found: _Found) -> Block:
-    return table("servers", "Servers", _COLUMNS, [_row(one, one.name == found.chosen) for one in found.up])
-
-
-def _row(one: ServerStatus, chosen: bool) -> list[str | Block]:
-    return [
-        cell(one.name, action="choose", chosen=chosen, args={"server": one.name}),
-        cell("", marks=[(_KINDS.get(one.state, "info"), one.state)]),
-        one.base_url or "-",
-        f"{one.slots_busy} of {one.slots_total}" if one.slots_total else "-",
-        f"{one.tokens_per_second:.0f}" if one.tokens_per_second else "-",
-        megabytes(one.memory_bytes) if one.memory_bytes else "-",
-        seconds(one.uptime_seconds or 0),
-        str(one.holders),
-    ]
-
-
-def _about(one: ServerStatus) -> Block:
-    settings = one.settings or {}
-    items: list[tuple[str, object]] = [("Model", one.model), ("Process", one.pid or "-")]
-    items += [(label, settings[name]) for name, label in _SETTINGS if name in settings]
-    items += [("Held by", ", ".join(one.held_by) or "nobody"), ("Stays", "yes, until it is stopped" if one.keep else "as long as it is held")]
-    items += [("Note", note) for note in one.notes[:1]] + ([("Ended", one.reason)] if one.reason else [])
-    return section("about", f"About {one.name}", [facts("server-facts", f"About {one.name}", items)])
-
-
-def _snippets(one: ServerStatus) -> Block:
-    shell = (
-        f"# the key: noa-lab status --show-key, then export NOA_LAB_API_KEY=...\n"
-        f"curl {one.base_url}/v1/chat/completions \\\n"
-        f'  -H "Authorization: Bearer $NOA_LAB_API_KEY" -H "Content-Type: application/json" \\\n'
-        f'  -d \'{{"messages": [{{"role": "user", "content": "What is GGUF?"}}], "max_tokens": 60}}\''
-    )
-    python = (
-        f"import os\n\nfrom openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{one.base_url}/v1", api_key=os.environ["NOA_LAB_API_KEY"])\n'
-        f'answer = client.chat.completions.create(\n    model={literal(one.model)}, messages=[{{"role": "user", "content": "What is GGUF?"}}], max_tokens=60\n)\n'
-        f"print(answer.choices[0].message.content)"
-    )
-    return section("use", "Use it from elsewhere", [code("curl", "curl", shell), code("openai", "Python, with the openai package", python)], folded=True)

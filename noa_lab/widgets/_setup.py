@@ -35,7 +35,9 @@ class SetupPanel(Panel):
     """
 
     title = "Set up"
-    intro = "llama.cpp and a small model on this machine. The first installation compiles llama.cpp and takes some minutes."
+    intro = (
+        "llama.cpp and a small model on this machine. The first installation compiles llama.cpp and takes some minutes."
+    )
 
     def __init__(self, lab: Lab | None = None) -> None:
         self._lines: list[str] = []
@@ -65,7 +67,11 @@ class SetupPanel(Panel):
             [
                 self._job_block(),
                 self._buttons(found),
-                section("log-fold", "What the installation said", [log("log", "Log", self._lines)], folded=self._job is None) if self._lines else None,
+                section(
+                    "log-fold", "What the installation said", [log("log", "Log", self._lines)], folded=self._job is None
+                )
+                if self._lines
+                else None,
                 _findings(found.report) if found else None,
                 _runtime(found.runtime) if found and found.runtime else None,
             ],
@@ -75,7 +81,11 @@ class SetupPanel(Panel):
         if self._job is not None:
             return "busy", "Installing"
         if found is None:
-            return ("error", "This machine could not be looked at") if self._messages else ("busy", "Looking at this machine")
+            return (
+                ("error", "This machine could not be looked at")
+                if self._messages
+                else ("busy", "Looking at this machine")
+            )
         problems = sum(finding.state == "problem" for finding in found.report.findings)
         if problems:
             return "error", f"{problems} thing{'s are' if problems > 1 else ' is'} missing"
@@ -96,7 +106,12 @@ class SetupPanel(Panel):
 
 def _findings(report: Report) -> Block:
     findings = sorted(report.findings, key=lambda finding: _ORDER.index(finding.state))
-    return table("findings", "What was looked at", [column("What"), column("Found", wide=True), column("State")], map(_finding, findings))
+    return table(
+        "findings",
+        "What was looked at",
+        [column("What"), column("Found", wide=True), column("State")],
+        map(_finding, findings),
+    )
 
 
 def _finding(finding: Finding) -> list[str | Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 __all__ = ["Raw", "call", "literal"]
@@ -26,7 +27,9 @@ def literal(value: object, indent: int = 0) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, Mapping):
-        return _bracket("{", [f"{literal(key)}: {literal(item, indent + 4)}" for key, item in value.items()], "}", indent)
+        return _bracket(
+            "{", [f"{literal(key)}: {literal(item, indent + 4)}" for key, item in value.items()], "}", indent
+        )
     if isinstance(value, tuple):
         items = [literal(item, indent + 4) for item in value]
         return _bracket("(", items, ",)" if len(items) == 1 else ")", indent)
@@ -50,7 +53,8 @@ class Raw:
 def call(name: str, arguments: Mapping[str, object], indent: int = 0) -> str:
     """A call of `name`; arguments whose names are digits are positional, and come first."""
     parts = [
-        literal(value, indent + 4) if key.isdigit() else f"{key}={literal(value, indent + 4)}" for key, value in arguments.items()
+        literal(value, indent + 4) if key.isdigit() else f"{key}={literal(value, indent + 4)}"
+        for key, value in arguments.items()
     ]
     return _bracket(f"{name}(", parts, ")", indent)
 
@@ -65,7 +69,7 @@ def _bracket(opening: str, items: list[str], closing: str, indent: int) -> str:
 
 
 def _number(value: object) -> str:
-    if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124 - NaN
+    if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     return repr(value)
 

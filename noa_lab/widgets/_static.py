@@ -16,7 +16,7 @@ __all__ = ["LIMIT", "SIGNS", "as_html", "as_markdown", "as_text"]
 LIMIT = 20_000
 """Most bytes of the HTML form."""
 
-SIGNS = {"ok": "✓", "info": "ℹ", "busy": "…", "warn": "!", "error": "✗"}
+SIGNS = {"ok": "✓", "info": "·", "busy": "…", "warn": "!", "error": "✗"}
 """The sign of each kind, so that no meaning hangs on a colour."""
 
 _WORDS = {"warn": "Warning: ", "error": "Error: "}
@@ -73,7 +73,10 @@ def _table_html(block: Block, rows: int, chars: int) -> str:
 def as_markdown(view: View) -> str:
     """The view as Markdown, for readers that take no HTML (agents among them)."""
     lines = [f"**{_plain(view['title'])}**: {SIGNS[view['state']]} {_plain(view['status'])}", ""]
-    lines += [f"- {SIGNS[entry['kind']]} {_plain(_WORDS.get(entry['kind'], '') + entry['text'])} {_plain(entry['fix'])}" for entry in view["messages"]]
+    lines += [
+        f"- {SIGNS[entry['kind']]} {_plain(_WORDS.get(entry['kind'], '') + entry['text'])} {_plain(entry['fix'])}"
+        for entry in view["messages"]
+    ]
     for block in _flat(view["blocks"]):
         if block["type"] == "table" and block["rows"]:
             heads = [_plain(head["label"]) or " " for head in block["columns"]]

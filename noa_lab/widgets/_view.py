@@ -27,6 +27,7 @@ __all__ = [
     "panel_view",
     "progress",
     "section",
+    "split",
     "table",
     "text",
 ]
@@ -45,7 +46,14 @@ PAGE = 20
 
 
 def panel_view(
-    panel: str, title: str, *, intro: str, kind: Kind, status: str, messages: Sequence[Block], blocks: Iterable[Block | None]
+    panel: str,
+    title: str,
+    *,
+    intro: str,
+    kind: Kind,
+    status: str,
+    messages: Sequence[Block],
+    blocks: Iterable[Block | None],
 ) -> View:
     """A whole panel; blocks that are None are left out."""
     return {
@@ -79,7 +87,12 @@ def section(
 
 def facts(id: str, label: str, items: Iterable[tuple[str, object]]) -> Block:  # noqa: A002
     """Pairs of a name and what is known about it."""
-    return {"type": "facts", "id": id, "label": label, "items": [[name, clip(str(value), 300)] for name, value in items]}
+    return {
+        "type": "facts",
+        "id": id,
+        "label": label,
+        "items": [[name, clip(str(value), 300)] for name, value in items],
+    }
 
 
 def field(
@@ -122,10 +135,23 @@ def field(
 
 
 def button(
-    action: str, label: str, *, enabled: bool = True, primary: bool = False, small: bool = False, args: Mapping[str, Any] | None = None
+    action: str,
+    label: str,
+    *,
+    enabled: bool = True,
+    primary: bool = False,
+    small: bool = False,
+    args: Mapping[str, Any] | None = None,
 ) -> Block:
     """A button that sends `action`; one per panel is primary at a time."""
-    return {"action": action, "label": label, "enabled": enabled, "primary": primary, "small": small, "args": dict(args or {})}
+    return {
+        "action": action,
+        "label": label,
+        "enabled": enabled,
+        "primary": primary,
+        "small": small,
+        "args": dict(args or {}),
+    }
 
 
 def buttons(id: str, items: Iterable[Block | None]) -> Block:  # noqa: A002
@@ -160,7 +186,12 @@ def column(label: str, *, align: Literal["start", "end"] = "start", wide: bool =
 
 
 def cell(
-    words: str, *, marks: Iterable[tuple[Kind, str]] = (), action: str = "", chosen: bool | None = None, args: Mapping[str, Any] | None = None
+    words: str,
+    *,
+    marks: Iterable[tuple[Kind, str]] = (),
+    action: str = "",
+    chosen: bool | None = None,
+    args: Mapping[str, Any] | None = None,
 ) -> Block:
     """A table cell with marks below its text, or one that can be pressed."""
     content: Block = {"text": words, "marks": [list(mark) for mark in marks]}
@@ -197,3 +228,20 @@ def table(
 def clip(words: str, limit: int) -> str:
     """`words`, shortened to `limit` characters with an ellipsis."""
     return words if len(words) <= limit else words[: limit - 1].rstrip() + "…"
+
+
+_HEAVY = {"table": ("rows", "offset", "total"), "code": ("text",), "log": ("text",)}
+
+
+def split(blocks: list[Block], parts: dict[str, Any]) -> list[Block]:
+    """The blocks without their heavy parts, which go into `parts` by block id."""
+    light = []
+    for block in blocks:
+        heavy = _HEAVY.get(block["type"], ())
+        if heavy:
+            parts[block["id"]] = {name: block[name] for name in heavy}
+        kept = {name: value for name, value in block.items() if name not in heavy}
+        if block["type"] == "section":
+            kept["blocks"] = split(block["blocks"], parts)
+        light.append(kept)
+    return light

@@ -55,10 +55,10 @@ class Rig:
         return Counter(call.prompt[-1].content for call in self.calls)
 
 
-def grid(inputs: int = 6, *, tag: str = "", **changes: Any) -> Grid:
+def grid(size: int = 6, *, tag: str = "", **changes: Any) -> Grid:
     defaults: dict[str, Any] = {
         "prompts": {"plain": f"{tag}Say yes to {{{{ q }}}}", "long": f"{tag}Please say yes to {{{{ q }}}}"},
-        "inputs": [{"q": f"item {number}", "expected": "yes"} for number in range(inputs)],
+        "inputs": [{"q": f"item {number}", "expected": "yes"} for number in range(size)],
         "models": ["m"],
         "sampling": [GREEDY],
     }

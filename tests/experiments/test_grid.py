@@ -92,7 +92,12 @@ def test_a_grid_survives_the_store_and_its_hash_follows_its_content():
     again = Grid.from_dict(json.loads(json.dumps(made.as_dict())))
     assert (again, again.hash) == (made, made.hash)
     assert list(again.cells()) == list(made.cells())
-    changed = [made.replace(seed=2), made.replace(repeats=3), made.replace(sampling=[GREEDY]), made.replace(models=["n"])]
+    changed = [
+        made.replace(seed=2),
+        made.replace(repeats=3),
+        made.replace(sampling=[GREEDY]),
+        made.replace(models=["n"]),
+    ]
     changed += [made.replace(prompts={"x": "y"}), made.replace(inputs=[{"q": "ü"}])]
     assert len({each.hash for each in [made, *changed]}) == 7
 

@@ -98,8 +98,8 @@ def test_csv_with_everything_that_csv_can_hold(tmp_path):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (b"", ["empty"]),
-        (b"\n", ["no name"]),
+        (b"", ["no header"]),
+        (b"\n", ["no header"]),
         (b"text\n", ["no inputs"]),
         (b"a,a\n1,2\n", ["line 1", "'a' 2 times"]),
         (b"a,\n1,2\n", ["no name"]),
@@ -124,7 +124,10 @@ def test_jsonl(tmp_path):
     path = tmp_path / "inputs.jsonl"
     path.write_text('{"id": 1, "text": "a\u2028b", "gap": null}\n\n{"text": {"deep": [1, null]}}', encoding="utf-8")
     found = load_inputs(str(path))
-    assert [(each.id, each.variables) for each in found] == [("1", {"text": "a\u2028b"}), ("2", {"text": {"deep": [1, None]}})]
+    assert [(each.id, each.variables) for each in found] == [
+        ("1", {"text": "a\u2028b"}),
+        ("2", {"text": {"deep": [1, None]}}),
+    ]
 
 
 @pytest.mark.parametrize(

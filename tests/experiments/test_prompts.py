@@ -39,7 +39,7 @@ def test_variables_are_found_without_those_the_template_makes_itself():
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: Prompt(), "user"),
+        (Prompt, "user"),
         (lambda: Prompt(user="a", messages=[ChatMessage.user("b")]), "messages"),
         (lambda: Prompt(system=3, user="a"), "system"),
         (lambda: Prompt(messages="a"), "messages"),

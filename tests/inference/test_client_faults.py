@@ -295,10 +295,10 @@ def test_cancel_closes_the_connection() -> None:
 
 
 def test_async_cancel_closes_the_connection() -> None:
-    async def cancel(url: str) -> None:
-        async with AsyncLlamaClient(url) as client:
+    async def cancel(fake: FakeLlamaServer) -> None:
+        async with AsyncLlamaClient(fake.base_url) as client:
             task = asyncio.create_task(client.completion(ASK))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(wait_for, lambda: bool(fake.seen))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -307,7 +307,7 @@ def test_async_cancel_closes_the_connection() -> None:
                     break
 
     with FakeLlamaServer([Script(pieces=["x"] * 500, pause=0.01)]) as fake:
-        asyncio.run(cancel(fake.base_url))
+        asyncio.run(cancel(fake))
         wait_for(lambda: fake.hung_up == 2)
 
 

@@ -126,6 +126,17 @@ def test_hostile_and_broken_templates(source: str) -> None:
         render(source, ("user", "x"))
 
 
+def test_generation_marks_change_no_text() -> None:
+    assert render("{% generation %}{{ messages[0].content }}{% endgeneration %}!", ("user", "x")) == "x!"
+
+
+def test_a_thinking_model_does_not_continue() -> None:
+    source = "{{ messages[0].content }}{% if add_generation_prompt %}<think>{% endif %}"
+    assert render(source, ("user", "x")) == "x<think>"
+    with pytest.raises(TemplateInvalid, match="thinks"):
+        render(source, ("user", "x"), ("assistant", "so"))
+
+
 def test_template_json_is_not_html() -> None:
     assert render("{{ {'a': '<é>'} | tojson }}", ("user", "x")) == '{"a": "<é>"}'
 

@@ -105,7 +105,9 @@ class Holder:
     def kill(self) -> None:
         """SIGKILL, and collect it."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()  # not read to its end, which would wait for the holder's children
 
 
 def gone_within(pid: int, seconds: float) -> float:

@@ -27,9 +27,9 @@ from noa_lab.server._child import _LISTENING
 from noa_lab.server._death import Guard, death_watch_for, end_steps
 from noa_lab.server._exits import explain_exit
 from noa_lab.server._identity import ProcessMark, here, is_alive, mark_of, own_mark, owns_port, signal_process
-from noa_lab.server._launch import inherits_connections
 from noa_lab.server._log import LogWriter, follow, tail
 from noa_lab.server._record import ServerRecord, read_record, write_record
+from noa_lab.server._spawn import inherits_connections
 
 # --- identity
 
@@ -281,9 +281,13 @@ def test_a_record_is_stale_when_its_watcher_is_gone_from_this_machine():
     assert record(watcher=gone).stale
     assert not record(watcher=gone, state="crashed").stale
     assert not record(watcher=gone, here="another-host/boot/ns").stale
-    rebooted = here().partition("/")[0] + "/another-boot/ns"
+    host, _, place = here().partition("/")
+    rebooted = f"{host}/another-boot/ns"
     assert record(here=rebooted).stale
     assert not record(here=rebooted).local
+    renamed = f"new-name/{place}"
+    assert record(here=renamed).local
+    assert record(here=renamed, watcher=gone).stale
 
 
 # --- what llama-server says

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 
 import pytest
-from fakes import FakeLab
-from harness import PanelPage, Site
+from browsing import chromium_browser
+from panel_fakes import FakeLab
+from panel_harness import PanelPage, Site
 
 from noa_lab.paths import Home
-
-CHROMIUM_ARGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--force-device-scale-factor=1", "--font-render-hinting=none"),
-]
 
 
 @pytest.fixture
@@ -42,16 +37,9 @@ def opened():
 
 @pytest.fixture(scope="session")
 def chromium():
-    """Debian's Chromium, driven by playwright."""
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is not installed: apt-get install chromium fonts-dejavu-core fonts-liberation")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_ARGS)
+    """One Chromium for all tests of panels."""
+    with chromium_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +54,11 @@ def show(chromium, site, opened):
     """Shows a panel on a page of its own."""
     contexts = []
 
-    def open_page(panel, *, theme="light", width=1000):
+    def open_page(panel, *, theme="light", width=1000, settle=True):
         context = chromium.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
         context.set_default_timeout(5000)
         contexts.append(context)
-        return PanelPage(context.new_page(), site, opened(panel), theme)
+        return PanelPage(context.new_page(), site, opened(panel), theme, settle)
 
     yield open_page
     for context in contexts:

@@ -94,7 +94,7 @@ const BLOCKS = {
   },
 
   code(context) {
-    const pre = make("pre", { class: "noa-code", tabindex: 0, role: "region" });
+    const pre = make("pre", { class: "noa-code", tabindex: 0, role: "group" });
     const label = make("div", { class: "noa-label" });
     const copy = make("button", { class: "noa-button noa-small", type: "button" }, "Copy");
     copy.addEventListener("click", async () => {
@@ -123,7 +123,7 @@ const BLOCKS = {
   },
 
   log(context) {
-    const pre = make("pre", { class: "noa-log", tabindex: 0, role: "region" });
+    const pre = make("pre", { class: "noa-log", tabindex: 0, role: "group" });
     return {
       element: pre,
       update(block) {

@@ -26,7 +26,7 @@ function render({ model, el }) {
   const body = make("div", { class: "noa-stack" });
   const live = make("div", { class: "noa-heard", role: "status", "aria-live": "polite" });
   const head = make("div", { class: "noa-head" }, title, make("span", { class: "noa-state" }, mark, status));
-  const root = make("section", { class: "noa", "aria-labelledby": title.id }, head, intro, banner, strip, body, live);
+  const root = make("div", { class: "noa", role: "group", "aria-labelledby": title.id }, head, intro, banner, strip, body, live);
 
   const announce = speaker(live);
   /** @param {string} action @param {Block} [args] */

@@ -9,7 +9,7 @@ function table(context, first) {
   const heads = make("tr");
   const body = make("tbody");
   const grid = make("table", { class: "noa-table" }, caption, make("thead", {}, heads), body);
-  const scroller = make("div", { class: "noa-scroller", role: "region", tabindex: 0 }, grid);
+  const scroller = make("div", { class: "noa-scroller", role: "group", tabindex: 0 }, grid);
   const nothing = make("p", { class: "noa-hint" });
   const where = make("span", { class: "noa-hint" });
   const turn = (/** @type {number} */ by) => ({ action: "page", enabled: true, args: { table: first.id, by } });

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas
+import pandas as pd
 import pytest
-from fakes import FakeLab
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from panel_fakes import FakeLab
 
 import noa_lab
 from noa_lab.errors import BadInput
@@ -39,22 +39,40 @@ def run_code(source, **more):
 words = st.text(st.characters(codec="utf-8", exclude_characters="{}%#\r\x00", exclude_categories=["Cs"]), max_size=60)
 templates = st.builds(lambda before, after: f"{before}{{{{ text }}}}{after}", words, words)
 names = st.text("abcXYZ 09-_é'\"", min_size=1, max_size=12).map(str.strip).filter(bool)
-turns = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": templates}), min_size=1, max_size=4)
+turns = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": templates}),
+    min_size=1,
+    max_size=4,
+)
 prompts = st.one_of(
     templates,
     st.builds(lambda system, user: Prompt(system=system or None, user=user), words, templates),
     turns.map(lambda found: Prompt(messages=found)),
 )
-values = st.one_of(words, st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.lists(words, max_size=3))
+values = st.one_of(
+    words,
+    st.integers(-(10**6), 10**6),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.lists(words, max_size=3),
+)
 inputs = st.lists(
-    st.fixed_dictionaries({"text": words}, optional={"expected": words, "n": values, "cluster": names, "tags": st.lists(names, max_size=2)}),
+    st.fixed_dictionaries(
+        {"text": words},
+        optional={"expected": words, "n": values, "cluster": names, "tags": st.lists(names, max_size=2)},
+    ),
     min_size=1,
     max_size=5,
     unique_by=lambda row: row["text"],
 )
 scorers = st.lists(
     st.one_of(
-        st.builds(score.contains, st.sampled_from(["{{ expected }}", "Paris", "it's \"so\""]), ignore_case=st.booleans(), negate=st.booleans()),
+        st.builds(
+            score.contains,
+            st.sampled_from(["{{ expected }}", "Paris", 'it\'s "so"']),
+            ignore_case=st.booleans(),
+            negate=st.booleans(),
+        ),
         st.builds(score.icontains, st.just("x"), negate=st.booleans()),
         st.builds(score.equals, st.just("y"), name=st.sampled_from(["", "same"])),
         st.builds(score.regex, st.just(r"\d+\s")),
@@ -66,17 +84,29 @@ scorers = st.lists(
     max_size=4,
 )
 sampling = st.lists(
-    st.builds(InferenceConfig, temperature=st.sampled_from([0.0, 0.7, 1.25]), max_tokens=st.integers(1, 500), top_p=st.sampled_from([0.5, 0.9]),
-              stop_sequences=st.sampled_from([(), ("\n",), ("a", "b")])),
+    st.builds(InferenceConfig, temperature=st.sampled_from([0.0, 0.7, 1.25]), max_tokens=st.integers(1, 500),
+              top_p=st.sampled_from([0.5, 0.9]), stop_sequences=st.sampled_from([(), ("\n",), ("a", "b")])),
     min_size=1, max_size=3, unique=False,
 ).filter(lambda found: all(one not in found[:number] for number, one in enumerate(found)))  # fmt: skip
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 @quick
-@given(st.dictionaries(names, prompts, min_size=1, max_size=3), inputs, scorers, sampling, st.integers(1, 9), st.integers(0, 9), st.one_of(st.just(""), names))
+@given(
+    st.dictionaries(names, prompts, min_size=1, max_size=3),
+    inputs,
+    scorers,
+    sampling,
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.one_of(st.just(""), names),
+)
 def test_comparisons_round_trip(prompts, inputs, scorers, sampling, repeats, seed, name):
-    panel = ComparePanel(prompts, inputs, scorers, ["smollm2-135m", "b"], sampling, repeats=repeats, seed=seed, name=name, lab=FakeLab())
+    panel = ComparePanel(
+        prompts, inputs, scorers, ["smollm2-135m", "b"], sampling, repeats=repeats, seed=seed, name=name, lab=FakeLab()
+    )
     try:
         ((verb, args, kwargs),) = run_code(panel.code)
         assert verb == "compare"
@@ -120,7 +150,11 @@ def test_setup_models_and_runs(lab, opened):
     ("kind", "typed", "rows"),
     [
         ("lines", "one\n\n  two, three \n", [{"text": "one"}, {"text": "two, three"}]),
-        ("csv", 'id,text,expected\na,"x, y",1\nb,"two\nlines",\n', [{"id": "a", "text": "x, y", "expected": "1"}, {"id": "b", "text": "two\nlines", "expected": ""}]),
+        (
+            "csv",
+            'id,text,expected\na,"x, y",1\nb,"two\nlines",\n',
+            [{"id": "a", "text": "x, y", "expected": "1"}, {"id": "b", "text": "two\nlines", "expected": ""}],
+        ),
         ("jsonl", '{"text": "a", "n": 1}\n\n{"text": "b", "id": 7}', [{"text": "a", "n": 1}, {"text": "b", "id": 7}]),
     ],
 )
@@ -129,7 +163,7 @@ def test_typed_inputs_and_scorers_round_trip(lab, opened, kind, typed, rows):
     panel.fill(inputs_as=kind, inputs=typed, scorers="contains: a: b\nshort = max_words: 5\n\njson_valid")
     assert panel.settle()
     ((_, (grid,), kwargs),) = run_code(panel.code)
-    assert grid == noa_lab.Grid(noa_lab.ComparePanel(lab=lab).grid.prompts, rows, sampling=[{"temperature": 0.7, "max_tokens": 48}])
+    assert grid == noa_lab.Grid(panel.grid.prompts, rows, sampling=[{"temperature": 0.7, "max_tokens": 48}])
     assert kwargs["scorers"] == [score.contains("a: b"), score.max_words(5, name="short"), score.json_valid()]
 
 
@@ -140,7 +174,7 @@ def test_inputs_from_a_file_stay_a_path_and_frames_are_written_out(lab, opened, 
     assert f'inputs="{path}"' in panel.code
     ((_, (grid,), _),) = run_code(panel.code)
     assert grid == panel.grid
-    frame = pandas.DataFrame({"text": ["a", "b"], "n": [1.5, None]})
+    frame = pd.DataFrame({"text": ["a", "b"], "n": [1.5, None]})
     panel = opened(ComparePanel(inputs=frame, lab=lab))
     ((_, (grid,), _),) = run_code(panel.code)
     assert grid == panel.grid

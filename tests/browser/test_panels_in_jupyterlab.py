@@ -1,0 +1,151 @@
+"""Panels in a real JupyterLab, on a Lab that answers at once: what only the real front end and the real kernel can break."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+IMPORTS = """import tempfile, threading, time
+from pathlib import Path
+from panel_fakes import FakeLab
+from noa_lab.paths import Home
+from noa_lab.experiments import score
+from noa_lab.widgets import ComparePanel, ModelPanel, RunView, ServerPanel, SetupPanel, show_run
+fake = FakeLab(Home(Path(tempfile.mkdtemp())))"""
+NOTHING_LEFT = "import threading; print([t.name for t in threading.enumerate() if t.name.startswith('noa-lab')])"
+
+
+def test_install_watch_and_themes(jupyterlab, page):
+    lab = page(jupyterlab.notebook("setup.ipynb", IMPORTS, "panel = SetupPanel(fake)\npanel"))
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("SetupPanel")
+    panel.wait_for()
+    assert "1 thing is missing" in panel.inner_text()
+    panel.get_by_role("button", name="Install").click()
+    panel.get_by_text("Everything is here").wait_for()
+    for theme in ("Light", "Dark"):
+        lab.theme(f"JupyterLab {theme}")
+        assert lab.axe("[data-testid=SetupPanel]") == []
+        lab.shot(f"lab-setup-{theme.lower()}", panel)
+    lab.theme("JupyterLab Light")
+
+
+def test_a_comparison_from_press_to_verdict(jupyterlab, page):
+    code = "panel = ComparePanel(scorers=[score.contains('Paris')], lab=fake)\npanel"
+    lab = page(jupyterlab.notebook("compare.ipynb", IMPORTS, code))
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("ComparePanel")
+    panel.get_by_label("User message (plain)").fill("Briefly: {{ text }}")
+    panel.get_by_role("button", name="Run", exact=True).click()
+    panel.get_by_role("progressbar", name="Answers").wait_for()
+    assert lab.kernel("print(fake.run.grid.prompts['plain'].user)").strip() == "Briefly: {{ text }}"
+    lab.kernel("fake.run.answer(4, 'Paris it is.')")
+    panel.get_by_text("4 of 6 answers").wait_for()
+    lab.kernel("fake.run.answer(2, 'London.', 0.0)")
+    panel.get_by_text("brief is better than plain on contains").wait_for()
+    lab.shot("lab-compare", panel)
+    panel.get_by_role("button", name="Save CSV").click()
+    panel.get_by_text("Written:").wait_for()
+    assert (jupyterlab.root / "compare-r-2f9c81d4.csv").exists()
+
+
+def test_typing_reaches_the_field_and_shortcuts_reach_jupyterlab(jupyterlab, page):
+    lab = page(jupyterlab.notebook("keys.ipynb", IMPORTS, "panel = ComparePanel(lab=fake)\npanel", "1 + 1"))
+    lab.run_all()
+    area = lab.outputs.get_by_test_id("ComparePanel").get_by_label("User message (plain)")
+    area.click()
+    area.press("Control+a")
+    cells = lab.page.locator(".jp-Notebook .jp-Cell").count()
+    for key in ("a", "b", "d", "d", "x", "z", "m", "Enter", "0", "0", "y", "ArrowUp", "End"):
+        lab.page.keyboard.press(key)
+    assert area.input_value() == "abddxzm\n00y"
+    assert lab.page.locator(".jp-Notebook .jp-Cell").count() == cells
+    assert lab.page.locator(".jp-Dialog").count() == 0
+    lab.page.keyboard.press("Control+s")
+    path = jupyterlab.root / "keys.ipynb"
+    end = time.monotonic() + 10
+    while 'execution_count": 3' not in path.read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert json.loads(path.read_text())["cells"][2]["execution_count"] == 3
+
+
+def test_a_press_during_an_async_cell_works_at_once(jupyterlab, page):
+    lab = page(
+        jupyterlab.notebook(
+            "async.ipynb", IMPORTS, "panel = SetupPanel(fake)\npanel", "import asyncio\nawait asyncio.sleep(20)"
+        )
+    )
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("SetupPanel")
+    panel.get_by_role("button", name="Install").click()
+    panel.get_by_text("Everything is here").wait_for(timeout=8000)
+    lab.command("kernelmenu:interrupt")
+    lab.page.wait_for_timeout(500)
+    lab.errors.clear()
+
+
+def test_work_goes_on_and_is_drawn_while_a_cell_keeps_the_kernel_busy(jupyterlab, page):
+    busy = (
+        "fake.gate = threading.Event()\npanel.press('install')\n"
+        "end = time.time() + 6\nwhile time.time() < end: time.sleep(0.01)\nfake.gate.set()"
+    )
+    lab = page(jupyterlab.notebook("busy.ipynb", IMPORTS, "panel = SetupPanel(fake)\npanel", busy))
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("SetupPanel")
+    panel.get_by_role("progressbar", name="Installing").wait_for(timeout=5000)
+    panel.get_by_text("Everything is here").wait_for()
+
+
+def test_reload_shows_the_truth_and_restart_says_what_to_do(jupyterlab, page):
+    lab = page(jupyterlab.notebook("reload.ipynb", IMPORTS, "panel = ServerPanel(lab=fake)\npanel"))
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("ServerPanel")
+    panel.get_by_label("Slots").fill("3")
+    panel.get_by_role("button", name="Start").click()
+    panel.get_by_text("smollm2-135m ready").wait_for()
+    lab.command("docmanager:save")
+    lab.page.wait_for_timeout(1000)
+    lab.page.reload()
+    panel = lab.outputs.get_by_test_id("ServerPanel")
+    panel.get_by_text("smollm2-135m ready").wait_for()
+    assert panel.get_by_label("Slots").input_value() == "3"
+    assert "THE-SECRET" not in (jupyterlab.root / "reload.ipynb").read_text()
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    banner = panel.get_by_role("alert")
+    banner.wait_for()
+    assert "Run this cell again" in banner.inner_text()
+    lab.shot("lab-server-disconnected", panel)
+
+
+def test_an_untrusted_notebook_shows_the_static_form(jupyterlab, page):
+    lab = page(jupyterlab.notebook("made.ipynb", IMPORTS, "SetupPanel(fake)"))
+    lab.run_all()
+    lab.outputs.get_by_test_id("SetupPanel").wait_for()
+    lab.command("docmanager:save")
+    path = jupyterlab.root / "made.ipynb"
+    end = time.monotonic() + 10
+    while "text/markdown" not in path.read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    (jupyterlab.root / "copied.ipynb").write_text(path.read_text().replace("made", "copied") + " ")
+    copied = page("copied.ipynb")
+    copied.outputs.get_by_text("Run this cell in JupyterLab to use the panel.").wait_for()
+    assert "1 thing is missing" in copied.outputs.first.inner_text()
+    copied.shot("lab-untrusted", copied.outputs.first)
+
+
+def test_show_run_displays_a_live_view_and_closing_leaves_no_thread(jupyterlab, page):
+    grid = "import noa_lab\ngrid = noa_lab.Grid({'a': 'x {{ text }}', 'b': '{{ text }}'}, [{'text': 'one'}])"
+    lab = page(jupyterlab.notebook("run.ipynb", IMPORTS, grid, "run = fake.compare(grid)\nview = show_run(run)"))
+    lab.run_all()
+    view = lab.outputs.get_by_test_id("RunView")
+    view.get_by_text("0 of 2 answers").wait_for()
+    view.get_by_role("button", name="Pause").click()
+    view.get_by_role("button", name="Continue").click()
+    lab.kernel("run.answer(2)")
+    view.get_by_text("2 of 2 answers").wait_for()
+    lab.kernel("view.close(); time.sleep(0.3)")
+    assert lab.kernel(NOTHING_LEFT).strip() == "[]"

@@ -1,0 +1,324 @@
+"""The store: durable, shared by processes, never blocking a reader, never recording twice."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+from comparison_rig import Rig, child, grid, read_log, wait_for
+
+from noa_lab.errors import BadInput, DiskFull, ExperimentError, RunBusy, UnknownName
+from noa_lab.experiments import Store, list_runs, open_run, start
+from noa_lab.experiments import _store as store_module
+from noa_lab.experiments import _store_schema as schema
+from noa_lab.experiments._store_lease import acquire, release, renew
+from noa_lab.experiments._store_writer import Change, Writer
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "runs.db") as opened:
+        yield opened
+
+
+def add(store: Store, made=None, **changes) -> str:
+    made = made or grid(2)
+    values = {"name": "n", "scorers": [], "provenance": {"engines": {}}, "fresh": True, **changes}
+    return store.add_run(made, list(made.cells()), **values)[0]
+
+
+def test_the_database_is_set_up_for_promises(store):
+    with store.read() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_a_cell_cannot_be_recorded_twice(store):
+    run_id = add(store)
+    row = store.cells(run_id, raw=True)[0]
+    with pytest.raises(sa.exc.IntegrityError), store.write() as connection:
+        connection.execute(schema.cells.insert(), [row])
+    assert len(store.cells(run_id)) == 4
+
+
+def test_a_finished_cell_keeps_its_first_record(store):
+    run_id = add(store)
+    token = store.lease(run_id)
+    cell_id = store.cells(run_id)[0]["cell_id"]
+    seen: list[Change] = []
+    writer = Writer(store, run_id, token, on_commit=seen.extend, on_error=seen.append)
+    writer.put(Change(cell_id, "done", {"answer": "first"}))
+    wait_for(lambda: len(seen) == 1)
+    writer.put(Change(cell_id, "done", {"answer": "second"}))
+    writer.put(Change(cell_id, "pending", {}))
+    writer.drain()
+    writer.close("paused", None)
+    assert store.cells(run_id, [cell_id])[0]["answer"] == "first"
+    assert store.cells(run_id, [cell_id])[0]["status"] == "done"
+
+
+def test_changes_are_announced_after_their_commit_and_in_groups(store):
+    made = grid(300)
+    run_id = add(store, made)
+    token = store.lease(run_id)
+    groups: list[int] = []
+
+    def committed(changes):
+        found = store.cells(run_id, [change.cell_id for change in changes])
+        assert {row["status"] for row in found} == {"done"}
+        groups.append(len(changes))
+
+    writer = Writer(store, run_id, token, on_commit=committed, on_error=groups.append)
+    for cell in made.cells():
+        writer.put(Change(cell.cell_id, "done", {"answer": "x"}))
+    writer.drain()
+    writer.close("done", None)
+    assert sum(groups) == 600
+    assert len(groups) < 100
+
+
+def test_a_lease_is_taken_by_one_and_given_back(store):
+    run_id = add(store)
+    token = store.lease(run_id)
+    with pytest.raises(RunBusy) as caught:
+        store.lease(run_id)
+    assert caught.value.fields["pid"] == os.getpid()
+    with store.write() as connection:
+        renew(connection, run_id, token)
+        release(connection, run_id, token, "paused", None)
+    assert store.status(run_id) == ("paused", None)
+    store.lease(run_id)
+
+
+def test_whoever_lost_the_lease_records_nothing_more(store):
+    run_id = add(store)
+    token = store.lease(run_id)
+    with store.write() as connection:
+        connection.execute(schema.runs.update().values(lease_pid=0, lease_started=1.0, lease_beat=1.0))
+        acquire(connection, run_id, retry_failed=True)
+    errors: list[BaseException] = []
+    writer = Writer(
+        store, run_id, token, on_commit=lambda changes: errors.append(AssertionError()), on_error=errors.append
+    )
+    writer.put(Change(store.cells(run_id)[0]["cell_id"], "done", {"answer": "late"}))
+    writer.drain()
+    writer.close("done", None)
+    assert [type(error) for error in errors] == [RunBusy]
+    assert store.counts(run_id)["pending"] == 4
+    assert store.status(run_id)[0] == "running"
+
+
+def lease_columns(pid: int, started: float, beat: float, host: str | None = None) -> dict:
+    return {
+        "state": "running",
+        "lease_token": "t",
+        "lease_pid": pid,
+        "lease_started": started,
+        "lease_beat": beat,
+        "lease_host": host,
+    }
+
+
+def test_a_lease_ends_with_its_process_by_pid_and_start_time(store):
+    import platform
+
+    import psutil
+
+    here, now = platform.node(), time.time()
+    started = psutil.Process(os.getppid()).create_time()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    wait_for(lambda: psutil.Process(zombie.pid).status() == psutil.STATUS_ZOMBIE)
+    run_id = add(store)
+    cases = [
+        (lease_columns(os.getppid(), started, 0.0, here), True),
+        (lease_columns(os.getppid(), started - 1000, now - 100, here), False),
+        (lease_columns(os.getppid(), started - 1000, now, here), True),
+        (lease_columns(dead.pid, now, now, here), False),
+        (lease_columns(zombie.pid, psutil.Process(zombie.pid).create_time(), now, here), False),
+        (lease_columns(1, 0.0, now - 10, "elsewhere"), True),
+        (lease_columns(1, 0.0, now - 100, "elsewhere"), False),
+    ]
+    for columns, alive in cases:
+        store.update_run(run_id, **columns)
+        status, pid = store.status(run_id)
+        assert (status, pid is not None) == (("running", True) if alive else ("paused", False)), columns
+    zombie.wait()
+
+
+def test_taking_over_makes_interrupted_cells_pending(store):
+    run_id = add(store)
+    with store.write() as connection:
+        connection.execute(schema.cells.update().values(status="running"))
+    store.lease(run_id)
+    assert store.counts(run_id) == {"pending": 4, "running": 0, "done": 0, "failed": 0, "cached": 0}
+
+
+def test_readers_never_wait_for_a_writer(store):
+    run_id = add(store)
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.write() as connection:
+            connection.execute(schema.cells.update().values(status="done"))
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert inside.wait(5)
+        begun = time.monotonic()
+        assert store.counts(run_id)["pending"] == 4
+        assert store.runs()[0]["done"] == 0
+        assert time.monotonic() - begun < 1.0
+    finally:
+        leave.set()
+        thread.join()
+    assert store.counts(run_id)["done"] == 4
+
+
+def test_an_unknown_run_offers_the_nearest(store):
+    run_id = add(store)
+    almost = run_id[:-1] + ("0" if run_id[-1] != "0" else "1")
+    with pytest.raises(UnknownName) as caught:
+        open_run(store, almost)
+    assert caught.value.fields["nearest"] == run_id
+
+
+def test_runs_are_listed_newest_first_with_what_is_done(store):
+    first, second = add(store, name="one"), add(store, name="two")
+    with store.write() as connection:
+        connection.execute(schema.cells.update().where(schema.cells.c.run_id == first).values(status="done"))
+    listed = list_runs(store)
+    assert [run.run_id for run in listed] == [second, first]
+    assert [(run.name, run.done, run.total, run.status) for run in listed] == [
+        ("two", 0, 4, "pending"),
+        ("one", 4, 4, "pending"),
+    ]
+    assert listed[0].as_dict()["prompts"] == ["plain", "long"]
+
+
+def test_a_newer_format_is_refused_and_an_older_one_migrated(tmp_path, monkeypatch):
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        run_id = add(store)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    monkeypatch.setitem(schema.MIGRATIONS, 1, lambda c: c.exec_driver_sql("ALTER TABLE runs ADD COLUMN note TEXT"))
+    with Store(path) as store, store.read() as connection:
+        assert connection.exec_driver_sql("SELECT note FROM runs").scalar() is None
+        assert connection.exec_driver_sql("SELECT run_id FROM runs").scalar() == run_id
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
+    with pytest.raises(ExperimentError, match="newer noa_lab"):
+        Store(path)
+
+
+def test_a_failed_migration_leaves_the_old_database(tmp_path, monkeypatch):
+    path = tmp_path / "runs.db"
+    with Store(path) as store:
+        add(store)
+
+    def broken(connection) -> None:
+        connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN note TEXT")
+        raise ValueError("half-way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "SCHEMA_VERSION", 2)
+        patch.setitem(schema.MIGRATIONS, 1, broken)
+        with pytest.raises(ValueError, match="half-way"):
+            Store(path)
+    with Store(path) as store:
+        assert len(store.runs()) == 1
+        with store.read() as connection:
+            columns = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(runs)")]
+        assert "note" not in columns
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_file_that_is_no_database_is_named(tmp_path, content):
+    path = tmp_path / "runs.db"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="no readable database"):
+        Store(path)
+
+
+def test_a_missing_folder_and_a_full_disk_are_named(tmp_path):
+    with pytest.raises(ExperimentError, match="cannot be opened"):
+        Store(tmp_path / "missing" / "runs.db")
+    with pytest.raises(DiskFull), store_module._translated(tmp_path):
+        raise sa.exc.OperationalError("", {}, sqlite3.OperationalError("database or disk is full"))
+
+
+def test_a_network_file_system_is_only_warned_about(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_network_filesystem", lambda path: "nfs4")
+    with pytest.warns(RuntimeWarning, match="network file system"):
+        Store(tmp_path / "runs.db").close()
+
+
+def test_two_processes_write_one_store_at_the_same_time(tmp_path):
+    path = tmp_path / "runs.db"
+    children = [
+        child(path, tmp_path / f"{tag}.log", "--tag", tag, "--inputs", "60", "--delay", "0") for tag in ("a", "b", "c")
+    ]
+    with Store(path) as store:
+        while any(each.poll() is None for each in children):
+            for summary in list_runs(store):
+                store.cells(summary.run_id)
+        for each in children:
+            output, errors = each.communicate()
+            assert output.splitlines()[-1] == "done", errors
+            assert not errors
+        runs = list_runs(store)
+        assert [(run.done, run.total) for run in runs] == [(360, 360)] * 3
+        answers = [row["answer"] for run in runs for row in store.cells(run.run_id)]
+        assert all(answer.startswith("yes ") for answer in answers)
+
+
+def test_two_processes_never_execute_one_run(tmp_path):
+    path = tmp_path / "runs.db"
+    first = child(path, tmp_path / "1.log", "--inputs", "60", "--delay", "0.02")
+    assert first.stdout.readline().startswith("started")
+    second = child(path, tmp_path / "2.log", "--inputs", "60", "--delay", "0.02")
+    output, errors = second.communicate(timeout=30)
+    assert output == f"busy {first.pid}\n", errors
+    with Store(path) as store:
+        run = open_run(store, list_runs(store)[0].run_id, engine_for=Rig())
+        assert run.running
+        assert run.status == "running"
+        for refused in (run.resume, run.pause, run.cancel):
+            with pytest.raises(RunBusy):
+                refused()
+        assert run.result(timeout=30).status == "done"
+    assert first.communicate(timeout=30)[0] == "done\n"
+    assert not (tmp_path / "2.log").read_text()
+
+
+def test_of_processes_that_begin_together_one_asks(tmp_path):
+    path = tmp_path / "runs.db"
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    children = [child(path, log, "--inputs", "30", "--delay", "0.02") for log in logs]
+    outputs = [each.communicate(timeout=60) for each in children]
+    lasts = {output.splitlines()[-1].split()[0] for output, _ in outputs}
+    assert "done" in lasts, outputs
+    assert lasts <= {"busy", "done"}, outputs
+    asked = [detail for log in logs for event, detail in read_log(log) if event == "asked"]
+    assert len(asked) == len(set(asked)) == 180
+    with Store(path) as store:
+        assert [(run.done, run.total) for run in list_runs(store)] == [(180, 180)]
+
+
+def test_a_store_is_a_plain_sqlite_file(store):
+    start(grid(2), store=store, engine_for=Rig()).result()
+    with sqlite3.connect(store.path) as connection:
+        assert connection.execute("SELECT count(*) FROM cells WHERE status = 'done'").fetchone() == (4,)
+    connection.close()

@@ -1,0 +1,125 @@
+"""Folders of fake llama.cpp programs that fail in chosen ways, and a tiny source tree that compiles in a second."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tarfile
+import textwrap
+from pathlib import Path
+
+from noa_lab.runtime import PROGRAMS
+
+SERVER = """
+#!{python} -IS
+import json, os, signal, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+fault = {fault!r}
+if "--version" in sys.argv:
+    if fault == "version hangs":
+        time.sleep(600)
+    text = "llama thing, edition nine" if fault == "foreign version" else "version: 0.5.0-dev (build {build}, commit {commit})"
+    if fault == "old version":
+        text = "version: 4315 (abcdef01)"
+    print(text, file=sys.stderr)
+    print("built with GNU 12.2.0 for Linux x86_64", file=sys.stderr)
+    sys.exit(0)
+if "--help" in sys.argv:
+    print("-m,    --model FNAME     model path\\n-kvu,  --kv-unified, -no-kvu, --no-kv-unified\\n          use -x or --y\\n")
+    sys.exit(0)
+if fault == "illegal instruction":
+    os.kill(os.getpid(), signal.SIGILL)
+if fault == "bad model":
+    print("error: failed to load model", file=sys.stderr)
+    sys.exit(1)
+if fault in ("hang", "lives on"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open({pid_file!r} + ".new", "w").write(str(os.getpid()))
+    os.rename({pid_file!r} + ".new", {pid_file!r})
+    time.sleep(600)
+assert os.environ["LLAMA_API_KEY"] and sys.argv[sys.argv.index("--host") + 1] == "127.0.0.1"
+assert not any(name.startswith("LLAMA_ARG") or "TOKEN" in name for name in os.environ), "the environment was not scrubbed"
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args): pass
+    def answer(self, data):
+        body = json.dumps(data).encode()
+        good = self.headers["Authorization"] == "Bearer " + os.environ["LLAMA_API_KEY"]
+        self.send_response(200 if good else 401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self): self.answer({{"build_info": "b1"}})
+    def do_POST(self):
+        if fault == "segfault": os.kill(os.getpid(), signal.SIGSEGV)
+        if fault == "silent": time.sleep(600)
+        self.answer({{"content": "" if fault == "empty" else "there was a", "tokens_predicted": 0 if fault == "empty" else 8}})
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print("0.00 I srv  llama_server: listening on http://127.0.0.1:%d" % server.server_port, file=sys.stderr, flush=True)
+server.serve_forever()
+"""
+
+BENCH = """
+#!{python} -IS
+import json, sys
+times = {times!r}
+for threads in sys.argv[sys.argv.index("-t") + 1].split(","):
+    for share in (0.25, 0.75):
+        print(json.dumps({{"n_threads": int(threads), "samples_ns": [int(times[threads] * share * 1e9), 10**12]}}))
+"""
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(textwrap.dedent(text).lstrip())
+    path.chmod(0o755)
+
+
+def fake_programs(folder: Path, fault: str = "", *, build: int = 11312, commit: str = "0c1e57098") -> Path:
+    """A folder of programs whose llama-server has a fault, or none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PROGRAMS:
+        write_program(folder / name, "#!/bin/sh\nexit 0\n")
+    pid_file = str(folder / "pid")
+    server = SERVER.format(python=sys.executable, fault=fault, build=build, commit=commit, pid_file=pid_file)
+    write_program(folder / "llama-server", server)
+    times = {str(count): abs(count - 2) + 1.0 for count in range(1, 257)}
+    write_program(folder / "llama-bench", BENCH.format(python=sys.executable, times=times))
+    (folder / "libllama.so.0.5.0").write_bytes(b"\x7fELF, not really")
+    for link, target in (("libllama.so.0", "libllama.so.0.5.0"), ("libllama.so", "libllama.so.0")):
+        if not (folder / link).is_symlink():
+            (folder / link).symlink_to(target)
+    return folder
+
+
+def tiny_source(folder: Path, *, broken: bool = False, slow: bool = False) -> Path:
+    """A CMake project with llama.cpp's targets that compiles in a second."""
+    folder.mkdir(parents=True)
+    targets = "\n".join(f"add_executable({name} main.cpp)" for name in PROGRAMS)
+    stall = "add_custom_target(stall COMMAND sleep 300)\nadd_dependencies(llama-server stall)\n" if slow else ""
+    (folder / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.14)\nproject(tiny CXX)\n"
+        "set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)\n"
+        'add_compile_definitions(BUILD="${LLAMA_BUILD_NUMBER}" COMMIT="${LLAMA_BUILD_COMMIT}")\n' + targets + "\n" + stall
+    )
+    fault = "\nint oops = undeclared_thing;" if broken else ""
+    (folder / "main.cpp").write_text(f'#include <cstdio>\nint main() {{ std::puts(BUILD " " COMMIT); }}{fault}\n')
+    return folder
+
+
+def tar_of(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    """A .tar.gz with exactly these members."""
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members:
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def file_member(name: str, content: bytes = b"x") -> tuple[tarfile.TarInfo, bytes]:
+    return tarfile.TarInfo(name), content
+
+
+def link_member(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member, b""

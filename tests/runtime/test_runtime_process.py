@@ -1,0 +1,121 @@
+"""Child processes: how they end, and that they end with us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from noa_lab.errors import Cancelled
+from noa_lab.events import CancelToken
+from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
+
+TREE = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('up', flush=True); time.sleep(600)"
+
+
+def marked(text: str) -> list[psutil.Process]:
+    """Processes with this text in their command line."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        if text in " ".join(process.info["cmdline"] or ()) and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
+
+
+def gone(text: str, seconds: float = 6.0) -> bool:
+    until = time.monotonic() + seconds
+    while marked(text):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_output_and_exit_code_come_through(tmp_path: Path) -> None:
+    lines: list[str] = []
+    log = tmp_path / "log.txt"
+    code = "import sys; print('one'); print('two', file=sys.stderr); sys.stdout.buffer.write(b'\\xff\\n'); sys.exit(3)"
+    done = run([sys.executable, "-u", "-c", code], on_line=lines.append, log=log)
+    assert (done.returncode, done.timed_out) == (3, False)
+    assert lines == ["one", "two", "\ufffd"] == log.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGABRT", "SIGKILL", "SIGTERM"])
+def test_a_signal_comes_through_with_its_name(name: str) -> None:
+    number = getattr(signal, name)
+    done = run([sys.executable, "-c", f"import os; os.kill(os.getpid(), {int(number)})"])
+    assert done.returncode == -number
+    assert name in describe_exit(done.returncode)
+
+
+def test_a_missing_program_is_an_exit_code(tmp_path: Path) -> None:
+    done = run([tmp_path / "none"])
+    assert done.returncode == 127
+    assert "cannot be started" in done.text
+
+
+def test_too_long_ends_the_whole_tree() -> None:
+    mark = f"mark-{os.getpid()}-timeout"
+    done = run([sys.executable, "-c", TREE, mark], seconds=1.0)
+    assert done.timed_out
+    assert done.tail == ("up",)
+    assert gone(mark)
+
+
+def test_cancelling_ends_the_whole_tree_within_a_second_or_two() -> None:
+    mark = f"mark-{os.getpid()}-cancel"
+    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TREE.replace('time.sleep(600)', 'time.sleep(600)', 1)}"
+    token = CancelToken()
+    threading.Timer(0.7, token.cancel).start()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        run([sys.executable, "-c", stubborn, mark], cancel=token)
+    assert time.monotonic() - started < 6
+    assert gone(mark)
+
+
+def test_an_error_in_a_callback_ends_the_child() -> None:
+    mark = f"mark-{os.getpid()}-callback"
+
+    def fail(line: str) -> None:
+        raise ValueError(line)
+
+    with pytest.raises(ValueError, match="up"):
+        run([sys.executable, "-c", TREE, mark], on_line=fail)
+    assert gone(mark)
+
+
+def test_when_we_are_killed_the_tree_dies_too() -> None:
+    mark = f"mark-{os.getpid()}-orphan"
+    ours = f"import sys; from noa_lab.runtime._process import run; run([sys.executable, '-c', {TREE!r}, {mark!r}], on_line=lambda line: print(line, flush=True))"
+    with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        assert marked(mark)
+        parent.kill()
+    assert gone(mark, 2.0 + 2.5)
+
+
+def test_ending_twice_is_harmless() -> None:
+    with Child([sys.executable, "-c", "print(1)"]) as child:
+        assert list(child.lines()) == ["1"]
+        child.end()
+    assert child.returncode == 0
+
+
+def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LLAMA_ARG_CTX_SIZE", "GGML_X", "HF_TOKEN", "MY_TOKEN", "CXXFLAGS", "LD_PRELOAD", "CMAKE_ARGS", "AIP_MODE"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("KEPT", "yes")
+    environment = clean_environment(tmp_path, LLAMA_API_KEY="key")
+    assert environment["KEPT"] == "yes"
+    assert environment["LLAMA_API_KEY"] == "key"
+    assert environment["XDG_CONFIG_HOME"] == str(tmp_path)
+    assert not {"LLAMA_ARG_CTX_SIZE", "GGML_X", "HF_TOKEN", "MY_TOKEN", "CXXFLAGS", "LD_PRELOAD", "CMAKE_ARGS", "AIP_MODE"} & set(environment)
