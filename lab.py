@@ -32,10 +32,19 @@ REPORT = os.path.join(HERE, "reports", "demo.html")
 SCRUBBED = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "VIRTUAL_ENV")
 FIXES = (
     ("No space left on device", "The disk is full: free about 4 GB and run the same command again."),
-    ("Temporary failure in name resolution", "PyPI cannot be reached: check the network or the proxy, then run it again."),
-    ("Failed to establish a new connection", "PyPI cannot be reached: check the network or the proxy, then run it again."),
+    (
+        "Temporary failure in name resolution",
+        "PyPI cannot be reached: check the network or the proxy, then run it again.",
+    ),
+    (
+        "Failed to establish a new connection",
+        "PyPI cannot be reached: check the network or the proxy, then run it again.",
+    ),
     ("Read timed out", "PyPI answered too slowly: run the same command again, it continues where it stopped."),
-    ("CERTIFICATE_VERIFY_FAILED", "The network's certificate is not trusted: set PIP_CERT to your organisation's bundle."),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "The network's certificate is not trusted: set PIP_CERT to your organisation's bundle.",
+    ),
     ("DO NOT MATCH THE HASHES", "A package is not the one this release was tested with: a mirror may have changed it."),
     ("No matching distribution found", "PyPI has no such file for this Python: use CPython 3.11, 3.12 or 3.13."),
     ("Permission denied", "The folder cannot be written to: copy the project to a folder of your own."),
@@ -70,8 +79,15 @@ def run_step(title, command, env=None):
     lines = []
     shown = start
     process = subprocess.Popen(
-        command, env=env or environment(), cwd=HERE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, universal_newlines=True, encoding="utf-8", errors="replace",
+        command,
+        env=env or environment(),
+        cwd=HERE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+        encoding="utf-8",
+        errors="replace",
     )
     packages = 0
     try:
@@ -82,7 +98,9 @@ def run_step(title, command, env=None):
             if now - shown >= (0.2 if live else 15):
                 shown = now
                 where = "%3d s  %s" % (now - start, ("%d packages  " % packages if packages else "") + line.strip())
-                print(("\r\033[K  " + where[:100]) if live else "  " + where[:100], end="" if live else "\n", flush=True)
+                print(
+                    ("\r\033[K  " + where[:100]) if live else "  " + where[:100], end="" if live else "\n", flush=True
+                )
         code = process.wait()
     except BaseException:
         process.terminate()
@@ -92,7 +110,9 @@ def run_step(title, command, env=None):
         print("\r\033[K", end="")
     if code:
         text = "".join(lines)
-        fix = next((fix for mark, fix in FIXES if mark in text), "Run it again; if it fails again, the lines above say why.")
+        fix = next(
+            (fix for mark, fix in FIXES if mark in text), "Run it again; if it fails again, the lines above say why."
+        )
         say("".join(lines[-25:]))
         raise Stop("%s failed (exit code %d).\n%s" % (title, code, fix))
     say("  done in %.0f s" % (time.time() - start))
@@ -167,7 +187,14 @@ def install_packages(lock):
     # A call of its own: pip's wheel cache does not know build settings, and a wheel without libraries must not get into it.
     pip(
         "Installing the llama.cpp bindings (without compiling them)",
-        ["--no-cache-dir", "--no-deps", "--no-build-isolation", "--require-hashes", "-r", os.path.join(LOCKS, "bindings.txt")],
+        [
+            "--no-cache-dir",
+            "--no-deps",
+            "--no-build-isolation",
+            "--require-hashes",
+            "-r",
+            os.path.join(LOCKS, "bindings.txt"),
+        ],
         CMAKE_ARGS="-DLLAMA_BUILD=OFF",
     )
     pip("Installing noa_lab", ["--no-deps", "--no-build-isolation", "-e", HERE])

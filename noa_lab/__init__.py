@@ -16,6 +16,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from noa_lab._version import __version__
+
 if TYPE_CHECKING:
     from noa_lab.agents import DigestAgent, RepositoryDigest, parse_digest
     from noa_lab.experiments import Grid, Run, load_comparison, score
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     )
     from noa_lab.widgets import ComparePanel, ModelPanel, ServerPanel, SetupPanel
     from noa_lab.workbench import Lab
-
-__version__ = "0.1.0"
 
 _VERBS = ("check", "compare", "install", "open_run", "runs", "runtimes", "serve", "servers", "stop")
 _ROOMS = {
@@ -104,16 +104,11 @@ def __dir__() -> list[str]:
 
 
 def _default_lab() -> Lab:
-    global _lab  # noqa: PLW0603 - the one default Lab, made when first asked for
-    if _lab is None:
-        from noa_lab.workbench import Lab
+    from noa_lab.workbench import default_lab
 
-        _lab = Lab()
-        if "ipykernel" in sys.modules:
-            from noa_lab.widgets import show_run
+    lab = default_lab()
+    if lab.on_run is None and "ipykernel" in sys.modules:
+        from noa_lab.widgets import show_run
 
-            _lab.on_run = show_run
-    return _lab
-
-
-_lab: Lab | None = None
+        lab.on_run = show_run
+    return lab

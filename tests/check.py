@@ -31,7 +31,9 @@ def steps(*, full: bool, browser: bool) -> dict[str, list[str]]:
         "Types (mypy --strict)": module("mypy"),
         "Layers (import-linter)": [shutil.which("lint-imports") or "lint-imports", "--no-cache"],
         "Tests (pytest)": module("pytest", "-q", "-m", "not full and not browser"),
-        "Notebooks (nbmake)": module("pytest", "-q", "--nbmake", "--nbmake-timeout=600", "-p", "no:timeout", "notebooks"),
+        "Notebooks (nbmake)": module(
+            "pytest", "-q", "--nbmake", "--nbmake-timeout=600", "-p", "no:timeout", "notebooks"
+        ),
     }
     if browser:
         chosen["Browser (JupyterLab in Chromium)"] = module("pytest", "-q", "-m", "browser and not full")
@@ -75,7 +77,10 @@ def main() -> int:
         began = time.monotonic()
         print(f"\n=== {title}", flush=True)
         code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
-        print(f"=== {title}: {'ok' if code == 0 else f'FAILED (exit code {code})'} in {time.monotonic() - began:.0f} s", flush=True)
+        print(
+            f"=== {title}: {'ok' if code == 0 else f'FAILED (exit code {code})'} in {time.monotonic() - began:.0f} s",
+            flush=True,
+        )
         if code:
             failed.append(title)
     print(f"\nAll checks took {time.monotonic() - start:.0f} s.")

@@ -33,8 +33,8 @@ class DigestAgent:
     Args:
         engine: The model.
         prompt: How it is asked; default: `DigestPrompt.questions()` for repositories, `DigestPrompt.seed()` for texts.
-        config: Sampling; only the fields that were set count. `max_tokens` is per request: default 256, at most 64 where one
-            sentence is asked for, and at most a quarter of the context.
+        config: Sampling; only the fields that were set count. `max_tokens` is per request: default 256, at most 96 for
+            the purpose and 64 for a role where one sentence is asked for, and at most a quarter of the context.
         max_prompt_tokens: Most tokens of one prompt, also where the context would hold more: small models lose the thread, and
             a CPU needs seconds for a thousand tokens.
         max_components: Most parts that the model is asked about.

@@ -88,16 +88,15 @@ def _read_whole(plan: Plan, whole: Reply | None, warnings: list[str]) -> Reposit
 
 
 def _components(plan: Plan, read: RepositoryDigest, replies: Sequence[Reply]) -> tuple[list[Component], int]:
-    """The parts with their roles, those that the model named by itself first, and how many it was asked about in vain."""
+    """The parts with their roles, those that the model added first, and how many parts it was asked about in vain."""
     named = {component.path: component for component in read.components if component.role}
     roles = {part.path: role for reply in replies if (part := reply.question.part) and (role := _role(plan, reply))}
-    components = list(named.values())
+    components = [component for component in named.values() if component.path not in {part.path for part in plan.parts}]
     missing = 0
     for part in plan.parts:
-        if part.path in named:
-            continue
-        missing += plan.prompt.part is not None and part.path not in roles
-        components.append(Component(path=part.path, role=roles[part.path]) if part.path in roles else _documented(part))
+        role = named[part.path].role if part.path in named else roles.get(part.path)
+        missing += plan.prompt.part is not None and not role
+        components.append(Component(path=part.path, role=role, own_words=part.said) if role else _documented(part))
     return components, missing
 
 
@@ -111,7 +110,9 @@ def _role(plan: Plan, reply: Reply) -> str:
 
 
 def _documented(part: Part) -> Component:
-    return Component(path=part.path, role=part.said or part.counted, by="docs" if part.said else "code")
+    return Component(
+        path=part.path, role=part.said or part.counted, by="docs" if part.said else "code", own_words=part.said
+    )
 
 
 def _own_words(plan: Plan) -> tuple[str, Literal["docs", "nobody"]]:

@@ -122,11 +122,13 @@ class Component(_Part):
         path: The folder or file; it exists.
         role: What it is for.
         by: Whose words the role is: "model", "docs" (the part's own documentation) or "code" (counted).
+        own_words: What the part's own documentation says it is for, to hold the model's words against; may be empty.
     """
 
     path: str
     role: str
     by: Literal["model", "docs", "code"] = "model"
+    own_words: str = ""
 
 
 class Omitted(_Part):

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from noa_lab.agents._components import Part
 from noa_lab.agents._digest import RepositoryFacts
 from noa_lab.agents._facts import is_test
-from noa_lab.agents._outline import first_sentence
+from noa_lab.agents._outline import first_sentence, shortened
 from noa_lab.agents._survey import SurveyedFile
 
 __all__ = ["facts_head", "part_head", "ranked"]
 
 _MOST_NAMED = 10
+_MOST_SAID = 160  # characters; small models copy a longer sentence and lose the thread
 _TELLING = ("readme", "__init__", "__main__", "main", "lib", "mod", "index", "app", "cli", "core")
 
 
@@ -40,7 +41,7 @@ def facts_head(facts: RepositoryFacts, files: list[SurveyedFile]) -> str:
     rows = {
         "Project": facts.name,
         "Description": facts.description,
-        "About": said,
+        "About": shortened(said, _MOST_SAID),
         "Languages": ", ".join(language.name for language in facts.languages if language.sort == "code"),
         "Uses": ", ".join(list(main)[:_MOST_NAMED]),
         "Commands": ", ".join(list(commands)[:_MOST_NAMED]),

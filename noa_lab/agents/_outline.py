@@ -13,7 +13,7 @@ from enum import IntEnum
 from noa_lab.agents._languages import Language
 from noa_lab.agents._names import without_controls
 
-__all__ = ["Level", "first_sentence", "full", "headline", "skeleton"]
+__all__ = ["Level", "first_sentence", "full", "headline", "shortened", "skeleton"]
 
 _MAX_PARSED_CHARS = 400_000
 _MAX_LINE = 160
@@ -93,9 +93,13 @@ def first_sentence(text: str) -> str:
     return _one_line(" ".join(paragraph), 300)
 
 
+def shortened(line: str, limit: int) -> str:
+    """A line of at most `limit` characters, cut at a word."""
+    return line if len(line) <= limit else line[: limit - 2].rsplit(" ", 1)[0] + " …"
+
+
 def _one_line(text: str, limit: int = _MAX_LINE) -> str:
-    line = " ".join(without_controls(text).split())
-    return line if len(line) <= limit else line[:limit].rsplit(" ", 1)[0] + " …"
+    return shortened(" ".join(without_controls(text).split()), limit)
 
 
 def _described(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from noa_lab.agents._digest import Component, RepositoryDigest, RepositoryFacts
+from noa_lab.agents._outline import shortened
 from noa_lab.agents._reply import MAX_PURPOSE_CHARS, MAX_ROLE_CHARS, Reading, plain_sentences, read_reply
 from noa_lab.errors import DigestInvalid
 
@@ -59,7 +60,7 @@ def parse_digest(
         )
     return RepositoryDigest(
         facts=facts or RepositoryFacts(name=""),
-        purpose=_shortened(purpose, MAX_PURPOSE_CHARS),
+        purpose=shortened(purpose, MAX_PURPOSE_CHARS),
         purpose_by="model" if purpose else "nobody",
         components=tuple(components),
         status="complete" if purpose else "partial",
@@ -85,7 +86,7 @@ def sentence_of(
     if not sentences or (not finished and not sentences[0].rstrip("\"')]").endswith((".", "!", "?"))):
         return ""
     sentence = _LABEL.sub("", sentences[0])
-    return _shortened(_without_echo(sentence, instructions, content), limit)
+    return shortened(_without_echo(sentence, instructions, content), limit)
 
 
 def _existing(reading: Reading, paths: Collection[str] | None, content: str) -> tuple[list[Component], int]:
@@ -98,7 +99,7 @@ def _existing(reading: Reading, paths: Collection[str] | None, content: str) -> 
         if not exists:
             dropped += 1
         elif path not in found and len(found) < _MAX_COMPONENTS:
-            found[path] = Component(path=path, role=_shortened(" ".join(plain_sentences(role)[:1]), MAX_ROLE_CHARS))
+            found[path] = Component(path=path, role=shortened(" ".join(plain_sentences(role)[:1]), MAX_ROLE_CHARS))
     return list(found.values()), dropped
 
 
@@ -127,7 +128,3 @@ def _without_echo(purpose: str, instructions: str, content: str) -> str:
 def _runs(text: str) -> set[tuple[str, ...]]:
     words = _WORD.findall(text.lower())
     return {tuple(words[start : start + _ECHO_WORDS]) for start in range(len(words) - _ECHO_WORDS + 1)}
-
-
-def _shortened(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 2].rsplit(" ", 1)[0] + " …"

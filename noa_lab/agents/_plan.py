@@ -22,7 +22,8 @@ from noa_lab.inference import InferenceConfig, InferenceEngine
 __all__ = ["STEP", "Plan", "Planner", "Question"]
 
 STEP = "Ask the model"
-_SENTENCE_TOKENS = 64
+_PURPOSE_TOKENS = 96
+_ROLE_TOKENS = 64
 _PART_PROMPT_TOKENS = 512
 
 
@@ -121,7 +122,9 @@ class Planner:
         self, plan: Plan, head: str, files: Sequence[SurveyedFile], most: int, part: Part | None = None
     ) -> Question:
         prompt = plan.prompt
-        wished = self.config.max_tokens if prompt.part is None else min(self.config.max_tokens, _SENTENCE_TOKENS)
+        wished = self.config.max_tokens
+        if prompt.part is not None:
+            wished = min(wished, _ROLE_TOKENS if part else _PURPOSE_TOKENS)
         packed = fit(
             head,
             [Piece(file) for file in ranked(files)],

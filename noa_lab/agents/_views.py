@@ -97,7 +97,11 @@ def _tables(digest: RepositoryDigest) -> list[tuple[str, tuple[str, ...], list[t
     facts = digest.facts
     reasons = Counter(entry.reason for entry in digest.omitted)
     tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = [
-        ("Components", ("Path", "Role", "By"), [(c.path, c.role, _AUTHOR[c.by]) for c in digest.components]),
+        (
+            "Components",
+            ("Path", "Role", "By", "In its own words"),
+            [(c.path, c.role, _AUTHOR[c.by], "" if c.by == "docs" else c.own_words) for c in digest.components],
+        ),
         (
             "Entry points",
             ("Name", "Kind", "Target", "Said in"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from noa_lab import __version__
+from noa_lab._version import __version__
 from noa_lab.cli import _compare, _digest, _generate, _models, _server, _setup
 from noa_lab.cli._terminal import print_error
 from noa_lab.errors import NoaLabError

@@ -24,7 +24,9 @@ MARGIN = 0.05
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--resume", is_flag=False, flag_value="newest", help="Continue this run (without an id: the newest of this file).")
+@click.option(
+    "--resume", is_flag=False, flag_value="newest", help="Continue this run (without an id: the newest of this file)."
+)
 @click.option("--fresh", is_flag=True, help="Start another run; reuse no answer.")
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
@@ -100,11 +102,17 @@ def _print_run(run: Run, report: Path | None) -> None:
             line += [text if len(text) <= ANSWER_WIDTH else text[: ANSWER_WIDTH - 1] + "…", marks]
         rows.append(line)
     heads = [head for prompt in run.prompts for head in (prompt, "/".join(run.scorers))]
-    print_table(f"{run.name or run.run_id}: {len(run.prompts)} prompts x {len(by_input)} inputs", ("input", *heads), rows)
+    print_table(
+        f"{run.name or run.run_id}: {len(run.prompts)} prompts x {len(by_input)} inputs", ("input", *heads), rows
+    )
     from noa_lab.experiments import summary_table
 
     summary = summary_table(cells)
-    print_table("Means", [str(c) for c in summary.columns], [[_number(v) for v in row] for row in summary.itertuples(index=False)])
+    print_table(
+        "Means",
+        [str(c) for c in summary.columns],
+        [[_number(v) for v in row] for row in summary.itertuples(index=False)],
+    )
     for verdict in _verdicts(run):
         click.echo(f"Verdict: {verdict.sentence}")
     click.echo(f"Run: {run.run_id}")
@@ -114,7 +122,7 @@ def _print_run(run: Run, report: Path | None) -> None:
 
 def _number(value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"  # noqa: PLR0124 - NaN alone differs from itself
+        return "" if value != value else f"{value:.3g}"
     return "" if value is None else str(value)
 
 
@@ -131,7 +139,10 @@ def list_runs(as_json: bool) -> None:
     if as_json:
         print_json({"runs": [summary.as_dict() for summary in found]})
         return
-    rows = [(s.run_id, s.name, s.status, f"{s.done}/{s.total}", s.created, ", ".join(s.models), ", ".join(s.prompts)) for s in found]
+    rows = [
+        (s.run_id, s.name, s.status, f"{s.done}/{s.total}", s.created, ", ".join(s.models), ", ".join(s.prompts))
+        for s in found
+    ]
     print_table("", ("run", "name", "status", "cells", "created", "models", "prompts"), rows)
 
 

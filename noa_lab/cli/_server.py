@@ -57,14 +57,28 @@ def status(as_json: bool, show_key: bool) -> None:
     if not found:
         click.echo("No server is up. Start one: noa-lab serve")
         return
-    print_table("", ("server", "state", "pid", "address", "slots", "tokens/s", "memory", "up", "holders"), [_row(one) for one in found])
+    print_table(
+        "",
+        ("server", "state", "pid", "address", "slots", "tokens/s", "memory", "up", "holders"),
+        [_row(one) for one in found],
+    )
 
 
 def _row(one: ServerStatus) -> tuple[object, ...]:
     rate = f"{one.tokens_per_second:.0f}" if one.tokens_per_second else ""
     memory = size(one.memory_bytes) if one.memory_bytes else ""
     slots = f"{one.slots_busy}/{one.slots_total}" if one.slots_total else ""
-    return one.name, one.state, one.pid or "", one.base_url, slots, rate, memory, duration(one.uptime_seconds), one.holders
+    return (
+        one.name,
+        one.state,
+        one.pid or "",
+        one.base_url,
+        slots,
+        rate,
+        memory,
+        duration(one.uptime_seconds),
+        one.holders,
+    )
 
 
 def _show_keys(lab: Lab, found: list[ServerStatus]) -> None:
@@ -132,7 +146,9 @@ def test_server(url: str | None, as_json: bool) -> None:
         lab = Lab()
         ready = [one for one in lab.servers() if one.state in ("ready", "busy")]
         if not ready:
-            raise ServerMissing("No server of noa_lab is up.", fix="Start one with `noa-lab serve`, or give a URL.", name=None)
+            raise ServerMissing(
+                "No server of noa_lab is up.", fix="Start one with `noa-lab serve`, or give a URL.", name=None
+            )
         record = server.find(lab.home, ready[0].name)
         url, key = ready[0].base_url, record.api_key if record else None
     results = server.test_server(url, key)

@@ -60,7 +60,11 @@ def runtimes(as_json: bool) -> None:
 def jupyter_lab(no_browser: bool) -> None:
     """Open JupyterLab on the notebooks."""
     notebooks = next(
-        (folder / "notebooks" for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "notebooks" / START_NOTEBOOK).exists()),
+        (
+            folder / "notebooks"
+            for folder in (Path.cwd(), *Path.cwd().parents)
+            if (folder / "notebooks" / START_NOTEBOOK).exists()
+        ),
         None,
     )
     if notebooks is None:
@@ -70,7 +74,13 @@ def jupyter_lab(no_browser: bool) -> None:
             field="folder",
             value=str(Path.cwd()),
         )
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={notebooks}", f"--LabApp.default_url=/lab/tree/{START_NOTEBOOK}"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={notebooks}",
+        f"--LabApp.default_url=/lab/tree/{START_NOTEBOOK}",
+    ]
     if no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:

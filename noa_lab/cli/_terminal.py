@@ -33,7 +33,9 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds for people."""
     whole = round(seconds)
-    return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"
+    return (
+        f"{seconds:.1f} s" if seconds < 10 else f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"
+    )
 
 
 class TerminalReport:
@@ -91,7 +93,7 @@ def print_error(error: NoaLabError) -> None:
 
 def print_json(data: Any) -> None:
     """Data on standard output as JSON; text that the terminal could take for control codes is escaped."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=True, default=str) + "\n")
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False, default=str) + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

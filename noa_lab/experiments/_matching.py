@@ -28,6 +28,10 @@ MAX_PATTERN = 2_000
 SECONDS = 1.0
 """Longest that one search may take."""
 
+_WATCHDOG = 1
+"""Exit code of a child whose watchdog ended it."""
+
+_LAST_BREATH = 5.0
 _CANNOT_EXPLODE = re.compile(r"[^*+?{|(]*")
 
 # The watchdog is a thread of faulthandler's in C: it ends the process without asking the interpreter.
@@ -82,17 +86,17 @@ class _Searcher:
         """Whether the pattern is in the text; None when that took too long."""
         request = json.dumps([pattern, flags, text, seconds]).encode() + b"\n"
         with self._lock:
-            # A second try covers a child that had already ended for a reason of its own, before this request.
+            # A second try covers a child that somebody else had ended before this request.
             for _ in range(2):
-                fresh = self._child is None
-                answer = self._ask(request)
+                answer, code = self._ask(request)
                 if answer:
                     return answer == b"1\n"
-                if fresh:
+                if code == _WATCHDOG:
                     return None
             return None
 
-    def _ask(self, request: bytes) -> bytes:
+    def _ask(self, request: bytes) -> tuple[bytes, int | None]:
+        """The child's answer, empty when it ended instead, and then its exit code."""
         if self._owner != os.getpid():  # a fork has the parent's pipes: leave them alone
             self._child, self._owner = None, os.getpid()
         if self._child is None:
@@ -109,9 +113,13 @@ class _Searcher:
         except BaseException:
             self.close()  # an interrupt left an answer in the pipe that belongs to no later question
             raise
-        if not answer:
-            self.close()
-        return answer
+        if answer:
+            return answer, None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_LAST_BREATH)
+        code = child.poll()
+        self.close()
+        return b"", code
 
     @staticmethod
     def _start() -> subprocess.Popen[bytes]:

@@ -121,22 +121,30 @@ def pair(cells: pd.DataFrame, first: str, second: str, score: str) -> Pairs:
     both = means.reindex(columns=[first, second]).dropna()
     by_input = both.groupby(level="input_id", sort=False).mean()
     total = cells["input_id"].astype(str).nunique()
-    units, unit = by_input, "inputs"
     clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
-    if not clusters.empty:
-        # An input without a cluster is one of its own; the tuple keeps its id apart from any cluster's name.
-        names = [("cluster", str(clusters[each])) if each in clusters else ("input", each) for each in by_input.index]
-        units, unit = by_input.groupby(names, sort=False).mean() if names else by_input, "clusters"
+    units = _by_cluster(by_input, clusters)
     return Pairs(
         first=units[first].to_numpy(dtype=float),
         second=units[second].to_numpy(dtype=float),
-        unit=unit,
+        unit="inputs" if clusters.empty else "clusters",
         inputs=len(by_input),
         missing=total - len(by_input),
         kind=kind_of(frame["value"].to_numpy(), units.to_numpy(dtype=float)),
         low=low,
         high=high,
     )
+
+
+def _by_cluster(by_input: pd.DataFrame, clusters: pd.Series[Any]) -> pd.DataFrame:
+    """Means of the clusters; an input without one is a cluster of its own."""
+    import numpy as np
+
+    if clusters.empty:
+        return by_input
+    known = clusters.astype(str).to_dict()
+    # The prefix keeps an input's id apart from a cluster of the same name.
+    names = [f"cluster {known[each]}" if each in known else f"input {each}" for each in map(str, by_input.index)]
+    return by_input.groupby(np.array(names, dtype=object), sort=False).mean()
 
 
 def arm_values(cells: pd.DataFrame, score: str) -> tuple[Numbers, Kind, float, float]:
@@ -148,17 +156,9 @@ def arm_values(cells: pd.DataFrame, score: str) -> tuple[Numbers, Kind, float, f
     """
     frame = _scored(cells, score)
     low, high = score_range(frame["value"].to_numpy())
-    by_setting = frame.groupby(_SETTING, sort=False).agg(value=("value", "mean"), cluster=("cluster", "first"))
-    by_input = by_setting.groupby(level="input_id", sort=False).agg(
-        value=("value", "mean"), cluster=("cluster", "first")
-    )
-    units = by_input["value"]
-    if by_input["cluster"].notna().any():
-        names = by_input["cluster"].where(
-            by_input["cluster"].notna(), by_input.index.to_series().map(lambda each: ("input", each))
-        )
-        units = units.groupby(names.to_numpy(), sort=False).mean()
-    numbers = units.to_numpy(dtype=float)
+    by_input = frame.groupby(_SETTING, sort=False)["value"].mean().groupby(level="input_id", sort=False).mean()
+    clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
+    numbers = _by_cluster(by_input.to_frame(), clusters)["value"].to_numpy(dtype=float)
     return numbers, kind_of(frame["value"].to_numpy(), numbers), low, high
 
 

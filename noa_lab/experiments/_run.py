@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noa_lab import errors
+import noa_lab.errors as errors
 from noa_lab.errors import BadInput, Cancelled, ExperimentError, NoaLabError, RunBusy, RunUnfinished
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from noa_lab import __version__
+from noa_lab._version import __version__
 from noa_lab.errors import BadInput, RunBusy
 from noa_lab.experiments._cells import execution_order
 from noa_lab.experiments._grid import Grid

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, runtime_checkable
 
 from noa_lab.errors import BadInput, ExperimentError
 
-__all__ = ["Function", "JsonValid", "Length", "Scorer", "PassFail", "refuse"]
+__all__ = ["Function", "JsonValid", "Length", "PassFail", "Scorer", "refuse"]
 
 _MAX_NAME = 80
 

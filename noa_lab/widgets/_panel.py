@@ -166,9 +166,9 @@ class Panel(anywidget.AnyWidget):
     def lab(self) -> Lab:
         """The Lab that this panel is a view of."""
         if self._given_lab is None:
-            from noa_lab import _default_lab
+            from noa_lab.workbench import default_lab
 
-            self._given_lab = _default_lab()
+            self._given_lab = default_lab()
         return self._given_lab
 
     def _tell(self, kind: Kind, what: str, fix: str = "") -> None:

@@ -4,6 +4,6 @@ One Lab is one home folder. The verbs at the top of `noa_lab` are the default La
 """
 
 from noa_lab.workbench._check import Finding, Report
-from noa_lab.workbench._lab import Lab
+from noa_lab.workbench._lab import Lab, default_lab
 
-__all__ = ["Finding", "Lab", "Report"]
+__all__ = ["Finding", "Lab", "Report", "default_lab"]

@@ -124,7 +124,10 @@ def _python() -> Iterator[Finding]:
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     if sys.prefix == sys.base_prefix:
         yield Finding(
-            "Environment", "warning", "no virtual environment", "Start with `python lab.py`, which makes one for noa_lab."
+            "Environment",
+            "warning",
+            "no virtual environment",
+            "Start with `python lab.py`, which makes one for noa_lab.",
         )
 
 
@@ -149,7 +152,10 @@ def _bindings() -> Finding:
         return Finding("Bindings", "problem", "llama-cpp-python is not installed", "Run `python lab.py`.")
     if not runtime.bindings_linked():
         return Finding(
-            "Bindings", "problem", f"llama-cpp-python {version} has no libraries", "Run `noa-lab install`, which links them."
+            "Bindings",
+            "problem",
+            f"llama-cpp-python {version} has no libraries",
+            "Run `noa-lab install`, which links them.",
         )
     return Finding("Bindings", "ok", f"llama-cpp-python {version}")
 

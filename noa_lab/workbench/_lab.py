@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from noa_lab import models, runtime
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from noa_lab.inference import InferenceEngine
     from noa_lab.server import Server, ServerStatus
 
-__all__ = ["Lab"]
+__all__ = ["Lab", "default_lab"]
 
 
 class Lab:
@@ -30,7 +31,7 @@ class Lab:
     def __init__(self, home: Home | None = None) -> None:
         self._home = home
         self._store: Store | None = None
-        self.on_run: Callable[[Run], None] | None = None
+        self.on_run: Callable[[Run], object] | None = None
         """Called with each run that `compare` starts; in a notebook it shows the live view."""
 
     def __repr__(self) -> str:
@@ -184,3 +185,9 @@ class Lab:
         from noa_lab import experiments
 
         return experiments.open_run(self.store, run_id, engine_for=self.engine_for)
+
+
+@lru_cache(maxsize=1)
+def default_lab() -> Lab:
+    """The Lab whose verbs stand at the top of `noa_lab`; panels use it where none is given."""
+    return Lab()

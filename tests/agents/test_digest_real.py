@@ -16,11 +16,12 @@ pytestmark = pytest.mark.real
 HERE = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(600)
 def test_this_repository_and_small_ones(runtime: Runtime, model: ModelFile, home: Home, tmp_path: Path) -> None:
     with serve(runtime, model, home=home) as server:
         engine = server.engine()
         try:
-            digest = DigestAgent(engine).analyze_repository(HERE)
+            digest = DigestAgent(engine, max_components=8).analyze_repository(HERE)
             facts = digest.facts
             assert facts.main_language == "Python"
             assert ("noa-lab", "noa_lab.cli:main") in {(entry.name, entry.target) for entry in facts.entry_points}
@@ -40,8 +41,8 @@ def test_this_repository_and_small_ones(runtime: Runtime, model: ModelFile, home
 
             examples = write_examples(tmp_path / "examples")
             agent = DigestAgent(engine, max_components=0)
-            said = [(agent.analyze_repository(folder), word) for folder, word in examples.items()]
+            said = [(agent.analyze_repository(folder), word) for folder, word in list(examples.items())[:6]]
             right = sum(word in found.purpose.lower() for found, word in said if found.purpose_by == "model")
-            assert right >= len(examples) / 2
+            assert right >= len(said) / 2
         finally:
             engine.close()

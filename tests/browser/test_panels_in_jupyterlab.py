@@ -26,7 +26,7 @@ def test_install_watch_and_themes(jupyterlab, page):
     panel.wait_for()
     assert "1 thing is missing" in panel.inner_text()
     panel.get_by_role("button", name="Install").click()
-    panel.get_by_text("Everything is here").wait_for()
+    panel.locator(".noa-status", has_text="Everything is here").wait_for()
     for theme in ("Light", "Dark"):
         lab.theme(f"JupyterLab {theme}")
         assert lab.axe("[data-testid=SetupPanel]") == []
@@ -82,7 +82,7 @@ def test_a_press_during_an_async_cell_works_at_once(jupyterlab, page):
     lab.run_all()
     panel = lab.outputs.get_by_test_id("SetupPanel")
     panel.get_by_role("button", name="Install").click()
-    panel.get_by_text("Everything is here").wait_for(timeout=8000)
+    panel.locator(".noa-status", has_text="Everything is here").wait_for(timeout=8000)
     lab.command("kernelmenu:interrupt")
     lab.page.wait_for_timeout(500)
     lab.errors.clear()
@@ -97,7 +97,7 @@ def test_work_goes_on_and_is_drawn_while_a_cell_keeps_the_kernel_busy(jupyterlab
     lab.run_all()
     panel = lab.outputs.get_by_test_id("SetupPanel")
     panel.get_by_role("progressbar", name="Installing").wait_for(timeout=5000)
-    panel.get_by_text("Everything is here").wait_for()
+    panel.locator(".noa-status", has_text="Everything is here").wait_for()
 
 
 def test_reload_shows_the_truth_and_restart_says_what_to_do(jupyterlab, page):
@@ -106,17 +106,20 @@ def test_reload_shows_the_truth_and_restart_says_what_to_do(jupyterlab, page):
     panel = lab.outputs.get_by_test_id("ServerPanel")
     panel.get_by_label("Slots").fill("3")
     panel.get_by_role("button", name="Start").click()
-    panel.get_by_text("smollm2-135m ready").wait_for()
+    panel.locator(".noa-status", has_text="smollm2-135m ready").wait_for()
     lab.command("docmanager:save")
     lab.page.wait_for_timeout(1000)
     lab.page.reload()
     panel = lab.outputs.get_by_test_id("ServerPanel")
-    panel.get_by_text("smollm2-135m ready").wait_for()
+    panel.locator(".noa-status", has_text="smollm2-135m ready").wait_for()
     assert panel.get_by_label("Slots").input_value() == "3"
     assert "THE-SECRET" not in (jupyterlab.root / "reload.ipynb").read_text()
     lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    lab.page.wait_for_timeout(6000)
+    print(lab.page.evaluate("() => [...document.querySelectorAll('.jupyter-widgets-disconnected')].map(e=>e.outerHTML.slice(0,300))"))
+    print(lab.page.evaluate("() => document.querySelector('.jp-OutputArea-output:has(.noa)').outerHTML.slice(0,900)"))
     banner = panel.get_by_role("alert")
-    banner.wait_for()
+    banner.wait_for(timeout=1000)
     assert "Run this cell again" in banner.inner_text()
     lab.shot("lab-server-disconnected", panel)
 
@@ -130,7 +133,9 @@ def test_an_untrusted_notebook_shows_the_static_form(jupyterlab, page):
     end = time.monotonic() + 10
     while "text/markdown" not in path.read_text() and time.monotonic() < end:
         time.sleep(0.1)
-    (jupyterlab.root / "copied.ipynb").write_text(path.read_text().replace("made", "copied") + " ")
+    copy = json.loads(path.read_text())
+    copy["cells"].append({"cell_type": "markdown", "id": "other", "metadata": {}, "source": "From somebody else."})
+    (jupyterlab.root / "copied.ipynb").write_text(json.dumps(copy))
     copied = page("copied.ipynb")
     copied.outputs.get_by_text("Run this cell in JupyterLab to use the panel.").wait_for()
     assert "1 thing is missing" in copied.outputs.first.inner_text()

@@ -19,7 +19,7 @@ class Inner(StrictModel):
 
 
 class Middle(StrictModel):
-    scorers: list[Inner] = []
+    scorers: tuple[Inner, ...] = ()
     either: Inner | str | None = None
 
 
@@ -41,7 +41,14 @@ def refused(text: str) -> ConfigInvalid:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("yes", "yes"), ("no", "no"), ("on", "on"), ("12:30", "12:30"), ("2024-01-31", "2024-01-31"), ("1_000", "1_000")),
+        *(
+            ("yes", "yes"),
+            ("no", "no"),
+            ("on", "on"),
+            ("12:30", "12:30"),
+            ("2024-01-31", "2024-01-31"),
+            ("1_000", "1_000"),
+        ),
         *(("true", True), ("False", False), ("~", None), ("", None), ("null", None)),
         *(("010", 10), ("-7", -7), ("0x10", 16), ("0o17", 15), ("1e3", 1000.0), (".5", 0.5), ("-.inf", float("-inf"))),
         *(("'7'", "7"), (".", "."), ("+", "+"), ("0x", "0x")),
@@ -54,7 +61,9 @@ def test_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
 
 
 def test_every_key_and_item_has_its_line() -> None:
-    document = parse_yaml("# a comment\nname: x\n\nmiddle:\n  scorers:\n    - max_words: 1\n\n    - {max_words: 2}\n", FILE)
+    document = parse_yaml(
+        "# a comment\nname: x\n\nmiddle:\n  scorers:\n    - max_words: 1\n\n    - {max_words: 2}\n", FILE
+    )
     assert document.line(("name",)) == 2
     assert document.line(("middle", "scorers", 0)) == 6
     assert document.line(("middle", "scorers", 1, "max_words")) == 8
@@ -64,7 +73,13 @@ def test_every_key_and_item_has_its_line() -> None:
 
 def test_a_misspelt_key_deep_in_the_file_is_named_with_line_and_nearest() -> None:
     error = refused("name: x\nmiddle:\n  scorers:\n    - max_words: 3\n    - max_word: 4\n")
-    assert error.fields == {"file": "settings.yaml", "line": 5, "key": "middle.scorers.1.max_word", "value": 4, "nearest": "max_words"}
+    assert error.fields == {
+        "file": "settings.yaml",
+        "line": 5,
+        "key": "middle.scorers.1.max_word",
+        "value": 4,
+        "nearest": "max_words",
+    }
     assert error.message.startswith("settings.yaml, line 5: ")
     assert error.fix == "Did you mean 'max_words'?"
     assert error.exit_code == 2

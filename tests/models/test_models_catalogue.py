@@ -67,7 +67,10 @@ def test_the_example_in_the_project_files_comment_is_valid(tmp_path: Path) -> No
 
 
 def test_the_nearest_file_upward_adds_and_replaces(tmp_path: Path) -> None:
-    text = ENTRY + "  - name: mistral-7b\n    sources: [https://example.org/other.gguf]\n    file: other.gguf\n    default: true\n"
+    text = (
+        ENTRY
+        + "  - name: mistral-7b\n    sources: [https://example.org/other.gguf]\n    file: other.gguf\n    default: true\n"
+    )
     found = catalogue(Home(tmp_path), start=project(tmp_path, text))
     assert found.get("mine").file == "c.gguf"
     assert found.get("mistral-7b").file == "other.gguf"
@@ -92,11 +95,26 @@ def test_an_empty_file_adds_nothing(tmp_path: Path, text: str) -> None:
         ("model: []\n", 1, "model", "models"),
         ("models:\n  - name: a/b\n    sources: [hf://a/b/c.gguf]\n    file: c.gguf\n", 2, "models.0.name", "letters"),
         ("models:\n  - name: a\n    sources: []\n    file: c.gguf\n", 3, "models.0.sources", "at least 1"),
-        ("models:\n  - name: a\n    sources:\n      - http://x/y.gguf\n    file: c.gguf\n", 3, "models.0.sources", "https"),
-        ("models:\n  - name: a\n    sources: [hf://a/b/c.gguf]\n    file: ../c.gguf\n", 4, "models.0.file", "plain file name"),
+        (
+            "models:\n  - name: a\n    sources:\n      - http://x/y.gguf\n    file: c.gguf\n",
+            3,
+            "models.0.sources",
+            "https",
+        ),
+        (
+            "models:\n  - name: a\n    sources: [hf://a/b/c.gguf]\n    file: ../c.gguf\n",
+            4,
+            "models.0.file",
+            "plain file name",
+        ),
         (ENTRY + "    sha256: abc\n", 5, "models.0.sha256", "pattern"),
         (ENTRY + ENTRY.replace("models:\n", ""), 5, "models.1.name", "twice"),
-        (ENTRY + "    default: true\n" + ENTRY.replace("models:\n", "").replace("mine", "b") + "    default: true\n", 6, "models.1.name", "default"),
+        (
+            ENTRY + "    default: true\n" + ENTRY.replace("models:\n", "").replace("mine", "b") + "    default: true\n",
+            6,
+            "models.1.name",
+            "default",
+        ),
         ("models:\n  - name: a\n    file: c.gguf\n", 2, "models.0.sources", "needs"),
     ],
 )
@@ -135,7 +153,16 @@ def test_references(text: str, expected: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "a b", "-x", "http://example.org/a.gguf", "ftp://example.org/a.gguf", "https://example.org/page.html", "https:///a.gguf"),
+        *(
+            "",
+            " ",
+            "a b",
+            "-x",
+            "http://example.org/a.gguf",
+            "ftp://example.org/a.gguf",
+            "https://example.org/page.html",
+            "https:///a.gguf",
+        ),
         *("pypi://dist/a.gguf", "pypi://dist==1/../a.gguf", "pypi://dist==1/a.txt", "pypi://--index-url==1/a.gguf"),
         *("hf://owner/file.gguf", "hf://owner/repo/../../a.gguf", "hf://../x/a.gguf", "hf://owner/repo/a\\..\\b.gguf"),
     ],

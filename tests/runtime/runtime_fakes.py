@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import tarfile
 import textwrap
@@ -99,7 +98,10 @@ def tiny_source(folder: Path, *, broken: bool = False, slow: bool = False) -> Pa
     (folder / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.14)\nproject(tiny CXX)\n"
         "set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)\n"
-        'add_compile_definitions(BUILD="${LLAMA_BUILD_NUMBER}" COMMIT="${LLAMA_BUILD_COMMIT}")\n' + targets + "\n" + stall
+        'add_compile_definitions(BUILD="${LLAMA_BUILD_NUMBER}" COMMIT="${LLAMA_BUILD_COMMIT}")\n'
+        + targets
+        + "\n"
+        + stall
     )
     fault = "\nint oops = undeclared_thing;" if broken else ""
     (folder / "main.cpp").write_text(f'#include <cstdio>\nint main() {{ std::puts(BUILD " " COMMIT); }}{fault}\n')

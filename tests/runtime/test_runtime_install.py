@@ -44,7 +44,9 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> 
         return fake_programs(folder / "bin", faults.get(name, ""))
 
     monkeypatch.setattr(_install, "find_toolchain", lambda: None)
-    monkeypatch.setattr(_install, "source_folder", lambda pin, work, report, cancel: tiny_source(work / f"source-{len(built)}"))
+    monkeypatch.setattr(
+        _install, "source_folder", lambda pin, work, report, cancel: tiny_source(work / f"source-{len(built)}")
+    )
     monkeypatch.setattr(_install, "build", build)
     model = tmp_path / "model.gguf"
     model.write_bytes(b"GGUF")
@@ -70,7 +72,9 @@ def test_an_installation_is_complete_and_leaves_no_litter(workshop: SimpleNamesp
     assert workshop.built == ["portable"]
 
 
-def test_a_second_call_starts_no_process_and_takes_no_time(workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_starts_no_process_and_takes_no_time(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = install(workshop)
     monkeypatch.setattr(subprocess, "Popen", None)
     started = time.monotonic()
@@ -106,7 +110,9 @@ def test_a_model_that_cannot_be_loaded_starts_no_second_build(workshop: SimpleNa
     assert workshop.built == ["portable"]
 
 
-def test_a_cpu_without_avx2_gets_the_baseline_at_once(workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_avx2_gets_the_baseline_at_once(
+    workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if machine().architecture != "x86_64":
         pytest.skip("the ladder has two rungs on x86-64")
     monkeypatch.setattr(_machine, "_cpu", lambda: ("An old one", ("sse42",)))
@@ -185,7 +191,7 @@ def test_two_installations_at_once_build_once(workshop: SimpleNamespace) -> None
 
 
 def test_no_runtime_at_all(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeMissing, match="No llama.cpp is installed yet"):
+    with pytest.raises(RuntimeMissing, match=r"No llama\.cpp is installed yet"):
         room.current(Home(tmp_path))
     assert room.runtimes(Home(tmp_path)) == []
 
@@ -207,10 +213,16 @@ def test_links_that_dangle_are_repaired(tmp_path: Path, package: Path) -> None:
     room.link_bindings(runtime, tmp_path)
     assert room.bindings_linked()
     assert room.bindings_linked(runtime)
-    assert sorted(path.name for path in package.iterdir() if path.is_symlink()) == ["libllama.so", "libllama.so.0", "libllama.so.0.5.0"]
+    assert sorted(path.name for path in package.iterdir() if path.is_symlink()) == [
+        "libllama.so",
+        "libllama.so.0",
+        "libllama.so.0.5.0",
+    ]
 
 
-def test_libraries_that_fail_their_trial_are_taken_away(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_fail_their_trial_are_taken_away(
+    tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(python: Path, model: Path, cancel: object) -> None:
         assert (package / "libllama.so").exists()
         raise RuntimeRejected("It died.", fix="No.", reason="SIGILL")
@@ -222,7 +234,9 @@ def test_libraries_that_fail_their_trial_are_taken_away(tmp_path: Path, package:
     assert not room.bindings_linked()
 
 
-def test_libraries_that_were_never_tried_do_not_count(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_were_never_tried_do_not_count(
+    tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = fake_runtime(tmp_path)
     room.link_bindings(runtime, tmp_path)
     stamp = package / "noa-lab-runtime.txt"
@@ -278,7 +292,12 @@ def test_the_bindings_import_bare_and_generate(runtime: Runtime, model: ModelFil
         "print(model.create_completion('The capital of France is', max_tokens=4, temperature=0)['choices'][0]['text'])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(model.path)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code, str(model.path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Paris" in done.stdout

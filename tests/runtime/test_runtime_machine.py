@@ -29,7 +29,10 @@ def test_this_machine() -> None:
 
 
 def test_cpu_features_by_their_common_names() -> None:
-    assert _machine._linux_cpu(INTEL) == ("Some CPU @ 2GHz", ("sse42", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "amx_tile"))
+    assert _machine._linux_cpu(INTEL) == (
+        "Some CPU @ 2GHz",
+        ("sse42", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "amx_tile"),
+    )
     assert _machine._linux_cpu(ARM) == ("0xd40", ("neon", "dotprod", "i8mm", "sve"))
     assert _machine._linux_cpu("")[1] == ()
 
@@ -49,7 +52,9 @@ def test_cpu_features_by_their_common_names() -> None:
         ({}, (0, 0)),
     ],
 )
-def test_a_containers_memory_limit_counts(files: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_containers_memory_limit_counts(
+    files: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_machine, "_read", lambda path: files.get(str(path), ""))
     assert _machine._container_memory() == expected
 

@@ -17,16 +17,21 @@ from noa_lab.errors import Cancelled
 from noa_lab.events import CancelToken
 from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
 
-TREE = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('up', flush=True); time.sleep(600)"
+TREE = (
+    "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]]); "
+    "print('up', flush=True); time.sleep(600)"
+)
 
 
 def marked(text: str) -> list[psutil.Process]:
     """Processes with this text in their command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if text in " ".join(process.info["cmdline"] or ()) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return [process for process in found if process.pid != os.getpid()]
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if text in " ".join(process.info["cmdline"] or ())
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+        and process.pid != os.getpid()
+    ]
 
 
 def gone(text: str, seconds: float = 6.0) -> bool:
@@ -71,7 +76,7 @@ def test_too_long_ends_the_whole_tree() -> None:
 
 def test_cancelling_ends_the_whole_tree_within_a_second_or_two() -> None:
     mark = f"mark-{os.getpid()}-cancel"
-    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TREE.replace('time.sleep(600)', 'time.sleep(600)', 1)}"
+    stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TREE}"
     token = CancelToken()
     threading.Timer(0.7, token.cancel).start()
     started = time.monotonic()
@@ -94,7 +99,10 @@ def test_an_error_in_a_callback_ends_the_child() -> None:
 
 def test_when_we_are_killed_the_tree_dies_too() -> None:
     mark = f"mark-{os.getpid()}-orphan"
-    ours = f"import sys; from noa_lab.runtime._process import run; run([sys.executable, '-c', {TREE!r}, {mark!r}], on_line=lambda line: print(line, flush=True))"
+    ours = (
+        "import sys; from noa_lab.runtime._process import run; "
+        f"run([sys.executable, '-c', {TREE!r}, {mark!r}], on_line=lambda line: print(line, flush=True))"
+    )
     with subprocess.Popen([sys.executable, "-c", ours], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"up\n"
@@ -111,11 +119,29 @@ def test_ending_twice_is_harmless() -> None:
 
 
 def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LLAMA_ARG_CTX_SIZE", "GGML_X", "HF_TOKEN", "MY_TOKEN", "CXXFLAGS", "LD_PRELOAD", "CMAKE_ARGS", "AIP_MODE"):
+    for name in (
+        "LLAMA_ARG_CTX_SIZE",
+        "GGML_X",
+        "HF_TOKEN",
+        "MY_TOKEN",
+        "CXXFLAGS",
+        "LD_PRELOAD",
+        "CMAKE_ARGS",
+        "AIP_MODE",
+    ):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("KEPT", "yes")
     environment = clean_environment(tmp_path, LLAMA_API_KEY="key")
     assert environment["KEPT"] == "yes"
     assert environment["LLAMA_API_KEY"] == "key"
     assert environment["XDG_CONFIG_HOME"] == str(tmp_path)
-    assert not {"LLAMA_ARG_CTX_SIZE", "GGML_X", "HF_TOKEN", "MY_TOKEN", "CXXFLAGS", "LD_PRELOAD", "CMAKE_ARGS", "AIP_MODE"} & set(environment)
+    assert not {
+        "LLAMA_ARG_CTX_SIZE",
+        "GGML_X",
+        "HF_TOKEN",
+        "MY_TOKEN",
+        "CXXFLAGS",
+        "LD_PRELOAD",
+        "CMAKE_ARGS",
+        "AIP_MODE",
+    } & set(environment)

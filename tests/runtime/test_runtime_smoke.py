@@ -50,9 +50,16 @@ def test_the_version_format_of_2024_is_understood(tmp_path: Path, any_model: Pat
         ("bad model", "model", "", "failed to load model"),
     ],
 )
-def test_each_failure_is_named(tmp_path: Path, any_model: Path, fault: str, kind: str, signal_name: str, words: str) -> None:
+def test_each_failure_is_named(
+    tmp_path: Path, any_model: Path, fault: str, kind: str, signal_name: str, words: str
+) -> None:
     with pytest.raises(RuntimeRejected) as caught:
-        smoke_test(fake_programs(tmp_path / "bin", fault), any_model, start_seconds=1.0 if fault == "hang" else 20, answer_seconds=1.0)
+        smoke_test(
+            fake_programs(tmp_path / "bin", fault),
+            any_model,
+            start_seconds=1.0 if fault == "hang" else 20,
+            answer_seconds=1.0,
+        )
     assert caught.value.fields["kind"] == kind
     assert caught.value.fields["signal"] == signal_name
     assert words in caught.value.message
@@ -94,7 +101,9 @@ def test_the_real_one_passes(runtime: Runtime, model: ModelFile) -> None:
 
 
 @pytest.mark.real
-def test_a_real_server_without_its_libraries_is_rejected_by_name(runtime: Runtime, model: ModelFile, tmp_path: Path) -> None:
+def test_a_real_server_without_its_libraries_is_rejected_by_name(
+    runtime: Runtime, model: ModelFile, tmp_path: Path
+) -> None:
     shutil.copy2(runtime.tool("llama-server"), tmp_path / "llama-server")
     with pytest.raises(RuntimeRejected, match="error while loading shared libraries") as caught:
         smoke_test(tmp_path, model.path)
@@ -102,7 +111,9 @@ def test_a_real_server_without_its_libraries_is_rejected_by_name(runtime: Runtim
 
 
 @pytest.mark.real
-def test_a_real_server_with_a_broken_model_is_not_the_builds_fault(runtime: Runtime, model: ModelFile, tmp_path: Path) -> None:
+def test_a_real_server_with_a_broken_model_is_not_the_builds_fault(
+    runtime: Runtime, model: ModelFile, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(model.path.read_bytes()[:1_000_000])
     with pytest.raises(RuntimeRejected) as caught:
@@ -111,7 +122,9 @@ def test_a_real_server_with_a_broken_model_is_not_the_builds_fault(runtime: Runt
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", ["llama-server", "llama-cli", "llama-completion", "llama-quantize", "llama-bench", "llama-fit-params"])
+@pytest.mark.parametrize(
+    "name", ["llama-server", "llama-cli", "llama-completion", "llama-quantize", "llama-bench", "llama-fit-params"]
+)
 def test_every_program_starts(runtime: Runtime, name: str) -> None:
     from noa_lab.runtime._process import run
 

@@ -136,4 +136,7 @@ def test_environment_holds_nothing_that_steers_and_nothing_secret(tmp_path):
         "CUDA_VISIBLE_DEVICES": "1",
         "LLAMA_API_KEY": "new",
         "XDG_CONFIG_HOME": str(tmp_path),
+        "OMP_WAIT_POLICY": "passive",  # waiting threads sleep, unless the user says otherwise
     }
+    chosen = scrubbed_environment({"OMP_WAIT_POLICY": "active"}, api_key="new", empty_folder=tmp_path)
+    assert chosen["OMP_WAIT_POLICY"] == "active"

@@ -1,0 +1,3 @@
+"""noa_lab's version, where every room can read it."""
+
+__version__ = "0.1.0"
