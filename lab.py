@@ -250,6 +250,7 @@ def main(arguments):
     set_up("test.txt" if verb == "test" else "core.txt")
     say("· Everything is set up (%.0f s)" % (time.time() - start))
     if verb == "demo":
+        os.makedirs(os.path.dirname(REPORT), exist_ok=True)
         experiment = os.path.join("configs", "experiments", "demo.yaml")
         hand_over(noa_lab("compare", experiment, "--fresh", "--html", REPORT, *arguments[1:]))
     if verb == "test":

@@ -16,7 +16,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from noa_lab._version import __version__
+from noa_lab._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from noa_lab.agents import DigestAgent, RepositoryDigest, parse_digest

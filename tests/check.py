@@ -32,7 +32,7 @@ def steps(*, full: bool, browser: bool) -> dict[str, list[str]]:
         "Layers (import-linter)": [shutil.which("lint-imports") or "lint-imports", "--no-cache"],
         "Tests (pytest)": module("pytest", "-q", "-m", "not full and not browser"),
         "Notebooks (nbmake)": module(
-            "pytest", "-q", "--nbmake", "--nbmake-timeout=600", "-p", "no:timeout", "notebooks"
+            "pytest", "-q", "--nbmake", "--nbmake-timeout=600", "--timeout=900", "notebooks"
         ),
     }
     if browser:

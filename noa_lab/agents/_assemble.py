@@ -90,11 +90,11 @@ def _read_whole(plan: Plan, whole: Reply | None, warnings: list[str]) -> Reposit
 def _components(plan: Plan, read: RepositoryDigest, replies: Sequence[Reply]) -> tuple[list[Component], int]:
     """The parts with their roles, those that the model added first, and how many parts it was asked about in vain."""
     named = {component.path: component for component in read.components if component.role}
-    roles = {part.path: role for reply in replies if (part := reply.question.part) and (role := _role(plan, reply))}
+    roles = {part.path: said for reply in replies if (part := reply.question.part) and (said := _role(plan, reply))}
     components = [component for component in named.values() if component.path not in {part.path for part in plan.parts}]
     missing = 0
     for part in plan.parts:
-        role = named[part.path].role if part.path in named else roles.get(part.path)
+        role = named[part.path].role if part.path in named else roles.get(part.path, "")
         missing += plan.prompt.part is not None and not role
         components.append(Component(path=part.path, role=role, own_words=part.said) if role else _documented(part))
     return components, missing

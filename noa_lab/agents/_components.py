@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from noa_lab.agents._facts import is_test
 from noa_lab.agents._outline import headline
 from noa_lab.agents._survey import SurveyedFile
 
@@ -39,7 +40,7 @@ class Part:
 
 
 def find_parts(files: list[SurveyedFile], limit: int) -> list[Part]:
-    """At most `limit` parts, the heaviest first; code weighs four times what other text does.
+    """At most `limit` parts, the heaviest first; code weighs four times what tests and other text do.
 
     Top-level folders and files of code; where one folder dominates, its own folders in its place (twice at most:
     `src/package/...`).
@@ -75,7 +76,7 @@ def _by_folder(files: list[SurveyedFile], depth: int) -> dict[str, list[Surveyed
 
 
 def _weight(file: SurveyedFile) -> int:
-    code = file.language is not None and file.language.sort == "code"
+    code = file.language is not None and file.language.sort == "code" and not is_test(file)
     return (file.lines + 1) * (_CODE_WEIGHT if code else 1)
 
 

@@ -34,7 +34,7 @@ Kind = Literal["binary", "graded"]
 MIN_PARTICIPATION = 5.0
 """Graded values of which fewer carry the deviation are treated as if anything in the range could still turn up."""
 
-_GRIDS = (65, *(17,) * 8)
+_GRIDS = (129, 65, 65, 65, 65)
 _SOLVER_STEPS = 60
 
 
@@ -122,27 +122,24 @@ def score_interval(values: Numbers, low: float, high: float, critical: float) ->
     unique, counts = np.unique(np.clip((values - low) / (high - low), 0.0, 1.0), return_counts=True)
     weights = counts / counts.sum()
     mean = float(weights @ unique)
-    ends = [_outermost(unique, weights, mean, end, critical / math.sqrt(len(values))) for end in (0.0, 1.0)]
+    ends = _outermost(unique, weights, mean, critical / math.sqrt(len(values)))
     return low + ends[0] * (high - low), low + ends[1] * (high - low)
 
 
-def _outermost(unique: Numbers, weights: Numbers, mean: float, end: float, critical: float) -> float:
-    """The accepted mean nearest to `end`: a grid from `end` to `mean`, refined between the last refused and the first accepted."""
+def _outermost(unique: Numbers, weights: Numbers, mean: float, critical: float) -> tuple[float, float]:
+    """The lowest and the highest accepted mean: grids from the ends to `mean`, refined between the last refused and the first accepted."""
     import numpy as np
 
-    outside, inside = end, mean
-    if abs(outside - inside) < 1e-15:
-        return end
+    outside, inside = np.array([0.0, 1.0]), np.array([mean, mean])
+    side = np.arange(2)
     for points in _GRIDS:
-        grid = np.linspace(outside, inside, points)
-        distance = np.abs(grid - mean)
-        accepted = distance <= critical * _deviation(unique, weights, grid)
-        accepted[-1] = True
-        first = int(np.argmax(accepted))
-        if first == 0:
-            return float(grid[0])
-        outside, inside = float(grid[first - 1]), float(grid[first])
-    return inside
+        grid = np.linspace(outside, inside, points, axis=1)
+        deviation = _deviation(unique, weights, grid.ravel()).reshape(grid.shape)
+        accepted = np.abs(grid - mean) <= critical * deviation
+        accepted[:, -1] = True
+        first = accepted.argmax(axis=1)
+        outside, inside = grid[side, np.maximum(first - 1, 0)], grid[side, first]
+    return float(inside[0]), float(inside[1])
 
 
 def _deviation(unique: Numbers, weights: Numbers, means: Numbers) -> Numbers:

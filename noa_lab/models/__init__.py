@@ -29,5 +29,5 @@ __all__ = [
 
 _default = Models()
 get = _default.get
-list = _default.list
+list = _default.list  # noqa: A001 - `lab.models.list()` is what users call it by
 show = _default.show

@@ -85,7 +85,7 @@ def check(home: Home, default_model: str) -> Report:
         default_model: Catalogue name of the model that should be there.
     """
     return Report(
-        tuple([*_machine(home), *_python(), *_runtime(home), _bindings(), _model(home, default_model), *_versions()])
+        (*_machine(home), *_python(), *_runtime(home), _bindings(), _model(home, default_model), *_versions())
     )
 
 

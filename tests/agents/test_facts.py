@@ -1,5 +1,6 @@
 """Facts of repositories whose truth is known."""
 
+
 from __future__ import annotations
 
 from pathlib import Path

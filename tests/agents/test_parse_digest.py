@@ -1,5 +1,6 @@
 """Replies of many shapes, read as digests."""
 
+
 from __future__ import annotations
 
 import time

@@ -6,6 +6,7 @@ with 200 draws the standard deviation of a coverage of 95 % is 1.5 points, so th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 from scipy import stats
 from scipy.special import gammaln
 
-from noa_lab.experiments._intervals import mean_interval, score_interval
+from noa_lab.experiments._intervals import Interval, mean_interval, score_interval
 from noa_lab.experiments._pairing import Pairs
 from noa_lab.experiments._verdict import _more
 
@@ -57,6 +58,17 @@ def _settings(kinds: tuple[tuple[int, float], ...]) -> Iterator[Setting]:
         yield Setting(n, p, difference, correlation, repeats, spread)
 
 
+@functools.cache
+def _single(wins: int, losses: int, count: int) -> Interval:
+    return mean_interval(
+        np.repeat([1.0, -1.0, 0.0], [wins, losses, count - wins - losses]), kind="binary", low=-1, high=1
+    )
+
+
+def _graded(row: np.ndarray) -> Interval:
+    return mean_interval(row, kind="graded", low=-1, high=1)
+
+
 def _study(setting: Setting, draws: int, seed: int) -> tuple[float, float]:
     """Share of intervals that hold the difference, and share that exclude 0 (false where there is no difference)."""
     rng = np.random.default_rng([seed, setting.n, int(setting.p * 100), int(setting.difference * 100), setting.repeats])
@@ -67,12 +79,11 @@ def _study(setting: Setting, draws: int, seed: int) -> tuple[float, float]:
         wide = Setting(20_000, setting.p, setting.difference, setting.correlation, 0, setting.spread)
         a, b = wide.draw(rng, 10)
         truth = float((a - b).mean())
-    kind = "binary" if setting.repeats == 1 else "graded"
     # The order of the inputs does not matter, and few different rows of 0/1 scores are drawn: each is worked out once.
     rows, times = np.unique(np.sort(first - second, axis=1), axis=0, return_counts=True)
     held = excluded = 0
     for row, count in zip(rows, times, strict=True):
-        found = mean_interval(row, kind=kind, low=-1, high=1)  # type: ignore[arg-type]
+        found = _single(int((row > 0).sum()), int((row < 0).sum()), len(row)) if setting.repeats == 1 else _graded(row)
         held += count * (found.low <= truth <= found.high)
         excluded += count * (not found.low <= 0 <= found.high)
     return held / draws, excluded / draws

@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 import noa_lab
-from noa_lab import runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -89,12 +88,6 @@ def test_every_room_says_what_lives_there_and_exports_what_exists():
         room = __import__(f"noa_lab.{init.parent.name}", fromlist=["__all__"])
         for name in room.__all__:
             assert getattr(room, name) is not None, f"{room.__name__}.{name}"
-
-
-def test_the_pinned_source_is_the_locked_binding():
-    text = (LOCKS / "bindings.txt").read_text()
-    assert f"llama-cpp-python=={runtime.BINDINGS_VERSION}" in text
-    assert runtime.BINDINGS_SHA256 in text
 
 
 def test_notebooks_are_committed_without_outputs():

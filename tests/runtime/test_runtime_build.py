@@ -78,7 +78,8 @@ def test_the_source_comes_out_of_the_sdist_and_nothing_else(tmp_path: Path) -> N
             link_member(f"{TOP}/src/b.cpp", "a.cpp"),
         ],
     )
-    _source._unpack(sdist, tmp_path / "out" / "src", silent, None) if (tmp_path / "out").mkdir() is None else None
+    (tmp_path / "out").mkdir()
+    _source._unpack(sdist, tmp_path / "out" / "src", silent, None)
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*"))
     assert found == ["src", "src/CMakeLists.txt", "src/src", "src/src/a.cpp", "src/src/b.cpp"]
 

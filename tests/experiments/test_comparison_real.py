@@ -1,0 +1,103 @@
+"""Comparisons on the real llama-server with the real model: answers, a killed server, a killed process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from comparison_rig import wait_for
+
+from noa_lab.experiments import Grid, load_comparison, score
+from noa_lab.workbench import Lab
+
+pytestmark = pytest.mark.real
+
+DEMO = Path(__file__).parents[2] / "configs" / "experiments" / "demo.yaml"
+
+
+@pytest.fixture
+def lab(home, runtime, model):
+    made = Lab(home)
+    yield made
+    made.store.close()
+
+
+def small_demo(inputs: int) -> tuple[Grid, tuple]:
+    comparison = load_comparison(DEMO)
+    return comparison.grid.replace(inputs=comparison.grid.inputs[:inputs]), comparison.scorers
+
+
+def test_real_answers_are_scored_and_say_what_they_rest_on(lab):
+    grid, scorers = small_demo(6)
+    run = lab.compare(grid, scorers, name="real").result(timeout=240)
+    frame = run.cells()
+    assert run.status == "done"
+    assert set(frame["finish_reason"]) <= {"stop", "length"}
+    assert (frame["prompt_tokens"] > 20).all()
+    assert (frame["completion_tokens"] <= 16).all()
+    assert (frame[["ttft_ms", "decode_ms", "total_ms"]] > 0).all(axis=None)
+    assert 0 < frame["score.contains"].mean() < 1
+    row = lab.store.cells(run.run_id, raw=True)[0]
+    assert "<|im_start|>" in row["request"]["prompt"]
+    assert row["request"]["temperature"] == 0
+    assert run.provenance["engines"]["smollm2-135m"]["build"].startswith("b11312")
+
+
+def test_sampled_arms_share_seeds_and_a_repeated_run_is_copied_not_asked(lab):
+    grid = Grid(
+        {"a": "Name a colour. {{ n }}", "b": "Name one colour. {{ n }}"},
+        [{"n": 1}, {"n": 2}],
+        sampling=[{"temperature": 1.0, "max_tokens": 4}],
+        repeats=2,
+    )
+    first = lab.compare(grid).result(timeout=240).cells()
+    sent = first.pivot_table(index=["input_id", "repeat"], columns="prompt", values="seed", aggfunc="first")
+    assert (sent["a"] == sent["b"]).all()
+    assert sent["a"].nunique() == 4
+    edited = grid.replace(prompts={"a": grid.prompts["a"], "c": "Name any colour. {{ n }}"})
+    second = lab.compare(edited, [score.max_words(9)]).result(timeout=240).cells()
+    assert second.groupby("prompt")["cached"].all().to_dict() == {"a": True, "c": False}
+    merged = first.merge(second, on=["prompt", "input_id", "repeat"])
+    assert (merged["answer_x"] == merged["answer_y"]).all()
+
+
+def test_a_killed_server_is_a_retried_cell_and_not_a_lost_run(lab):
+    grid, scorers = small_demo(12)
+    run = lab.compare(grid, scorers, name="server kill")
+    wait_for(lambda: run.progress().done >= 3, 240)
+    killed = [status.pid for status in lab.servers() if status.pid]
+    assert killed
+    for pid in killed:
+        psutil.Process(pid).kill()
+    assert run.result(timeout=240).status == "done"
+    assert (run.cells()["status"] == "done").all()
+
+
+def test_a_killed_process_takes_its_server_along_and_resume_does_the_rest(lab):
+    command = [sys.executable, "-m", "noa_lab.cli", "compare", str(DEMO)]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(summary.done >= 5 for summary in lab.runs()), 240)
+        servers = [status.pid for status in lab.servers() if status.pid]
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    begun = time.monotonic()
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in servers), 5)
+    assert time.monotonic() - begun < 2.0
+    summary = lab.runs()[0]
+    assert summary.status == "paused"
+    kept = {row["cell_id"]: row["finished"] for row in lab.store.cells(summary.run_id) if row["status"] == "done"}
+    assert len(kept) >= summary.done >= 5
+    run = lab.open_run(summary.run_id)
+    run.resume()
+    assert run.result(timeout=240).status == "done"
+    after = {row["cell_id"]: row["finished"] for row in lab.store.cells(run.run_id)}
+    assert len(after) == 80
+    assert kept.items() <= after.items()
