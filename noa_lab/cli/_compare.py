@@ -88,9 +88,9 @@ def _as_json(run: Run, report: Path | None) -> dict[str, Any]:
 def _print_run(run: Run, report: Path | None) -> None:
     cells = run.cells()
     first_repeat = cells[cells["repeat"] == 0]
-    by_input: dict[str, dict[str, Any]] = {}
+    by_input: dict[str, dict[str, Any]] = {item.id: {} for item in run.grid.inputs}
     for row in first_repeat.to_dict("records"):
-        by_input.setdefault(str(row["input_id"]), {})[str(row["prompt"])] = row
+        by_input[str(row["input_id"])][str(row["prompt"])] = row
     scorers = [f"score.{name}" for name in run.scorers]
     rows = []
     for input_id, by_prompt in by_input.items():

@@ -202,11 +202,11 @@ def _verdicts(cells: pd.DataFrame, facts: RunFacts) -> str:
 
 def _charts(cells: pd.DataFrame) -> str:
     figures = []
-    for index, score in enumerate(score_names(cells)):
+    for index, score in enumerate(score_names(cells) if len(cells) else ()):
         scores = arm_scores(cells, score)
         figures.append(f"<figure><figcaption>{esc(score)}</figcaption>{means_chart(scores, f'means-{index}')}</figure>")
     if not figures:
-        return '<p class="quiet">The run has no scorers.</p>'
+        return '<p class="quiet">There are no scores.</p>'
     note = (
         "Mean over inputs with its 95 % interval. Intervals of single prompts may overlap although the paired difference is clear: "
         "the verdict decides."
@@ -235,7 +235,7 @@ def _summary(cells: pd.DataFrame, facts: RunFacts) -> str:
         )
     head = "".join(f'<th scope="col" role="columnheader">{esc(each)}</th>' for each in heads)
     return (
-        '<div class="scroll" role="region" aria-labelledby="summary" tabindex="0"><table class="numbers stack" role="table">'
+        '<div class="scroll" role="region" aria-label="Summary table" tabindex="0"><table class="numbers stack" role="table">'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">{"".join(rows)}</tbody></table></div>'
         '<p class="quiet">Tokens are means per answer. <strong>ms (share)</strong> is the mean time per answer on a machine that several '
         "cells used at once: a share of it, not a latency, and not comparable between prompts.</p>"

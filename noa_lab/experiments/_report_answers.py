@@ -55,7 +55,7 @@ def answers_table(cells: pd.DataFrame, prompts: Sequence[str], samplings: Sequen
     heads = "".join(f'<th scope="col" role="columnheader">{esc(prompt)}</th>' for prompt in prompts)
     # The roles say again what display: block takes away on narrow screens.
     return (
-        f'{cut}<div class="scroll" role="region" aria-labelledby="answers" tabindex="0">'
+        f'{cut}<div class="scroll" role="region" aria-label="Table of answers" tabindex="0">'
         f'<table class="answers stack wide" role="table" style="--columns: {len(prompts)}">'
         f'<thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader">Input</th>{heads}</tr></thead>'
         f'<tbody role="rowgroup">{"".join(body)}</tbody></table></div>'

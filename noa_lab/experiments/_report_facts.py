@@ -95,6 +95,7 @@ def _snippet(about: Mapping[str, Any], inputs: Sequence[Any]) -> str:
     if len(rows) > _MOST_INPUTS or len(given) > _MOST_CHARACTERS:
         given = f"lab.open_run({about['run_id']!r}).grid.inputs"
     prompts = [f"{name!r}: {_indented(_prompt(turns))}" for name, turns in about["prompts"].items()]
+    scorers = [_scorer(each) for each in about["scorers"]]
     lines = [
         "import noa_lab as lab",
         "",
@@ -102,18 +103,20 @@ def _snippet(about: Mapping[str, Any], inputs: Sequence[Any]) -> str:
         f"    prompts={_listed('{', prompts, '}')},",
         f"    inputs={given},",
         f"    models={list(about['models'])!r},",
-        f"    sampling=[{', '.join(sampling)}],",
+        f"    sampling={_listed('[', sampling, ']')},",
         f"    repeats={about['repeats']},",
         f"    seed={about['seed']},",
         ")",
-        f"run = lab.compare(grid, scorers=[{', '.join(map(_scorer, about['scorers']))}], name={about['name']!r}, fresh=True)",
+        f"scorers = {_listed('[', scorers, ']', indent=0)}",
+        f"run = lab.compare(grid, scorers=scorers, name={about['name']!r}, fresh=True)",
         "run.result()",
     ]
     return "\n".join(lines)
 
 
 def _input(found: Any) -> dict[str, Any]:
-    row = {"id": found.id, **found.variables}
+    # An id that nobody gave is left out: with it, the seeds would be others.
+    row = {"id": found.id, **found.variables} if found.seed_key == found.id else dict(found.variables)
     if found.cluster is not None:
         row["cluster"] = found.cluster
     return row | ({"tags": list(found.tags)} if found.tags else {})
@@ -135,7 +138,7 @@ def _scorer(spec: Mapping[str, Any]) -> str:
     for key in _FUNCTIONS & set(options):
         place = str(options[key])
         negated = ", negate=True" if key == "not_function" else ""
-        return f"lab.score.function(...{negated}, name={options['name']!r})  # {place!r}\n    "
+        return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r})"
     kind = next(key for key in options if key not in {"name", "ignore_case", "required"})
     argument = options.pop(kind)
     name = options.pop("name", kind)
@@ -150,9 +153,14 @@ def _arguments(values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in dict(values).items() if value is not None)
 
 
-def _listed(opening: str, lines: Sequence[str], closing: str) -> str:
-    """An item on each line, as an argument of `lab.Grid`."""
-    return "\n".join([opening, *(f"        {line}," for line in lines), f"    {closing}"])
+def _listed(opening: str, items: Sequence[str], closing: str, indent: int = 4) -> str:
+    """A list with an item on each line."""
+    space = " " * indent
+    return (
+        "\n".join([opening, *(f"{space}    {item}," for item in items), f"{space}{closing}"])
+        if items
+        else opening + closing
+    )
 
 
 def _indented(value: Any) -> str:

@@ -100,6 +100,13 @@ def _failure(name: str, output: str) -> Exception:
     source = f"PyPI ({name})"
     if "No module named pip" in output:
         return ToolMissing("This Python has no pip.", fix=f"Run `{sys.executable} -m ensurepip`.", tool="pip")
+    lacking = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", output)
+    if lacking:
+        return ToolMissing(
+            f"pip needs {lacking[1]} in this Python to look into {name}.",
+            fix="Run `python lab.py`, which installs it.",
+            tool=lacking[1],
+        )
     errors = [line.strip() for line in output.splitlines() if line.lstrip().startswith("ERROR")]
     words = errors[0] if errors else output.strip().splitlines()[-1] if output.strip() else "pip said nothing"
     reason = re.sub(r" \(from versions:.*", "", words.removeprefix("ERROR:").strip())[:300]

@@ -69,7 +69,7 @@ class Panel(anywidget.AnyWidget):
             gap=self._watch,
             working=lambda: self._job is not None,
         )
-        atexit.register(self.close)
+        atexit.register(self._end)
         self.on_msg(self._heard)
         self.refresh()
 
@@ -107,17 +107,21 @@ class Panel(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End everything the panel runs and take it away; safe to call twice."""
-        atexit.unregister(self.close)
-        pump = self.__dict__.get("_pump")
-        if pump is not None:
-            jobs = [job for job in (self._job, self._looker.job) if job is not None]
-            for job in jobs:
-                job.token.cancel()
-            pump.close()
-            for job in jobs:
-                job.stop()
-            self._closed()
+        self._end()
         super().close()
+
+    def _end(self) -> None:
+        """End the threads and let go of what is held; also at the end of the interpreter, when the browser cannot be told any more."""
+        atexit.unregister(self._end)
+        if "_pump" not in self.__dict__:
+            return
+        jobs = [job for job in (self._job, self._looker.job) if job is not None]
+        for job in jobs:
+            job.token.cancel()
+        self._pump.close()
+        for job in jobs:
+            job.stop()
+        self._closed()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

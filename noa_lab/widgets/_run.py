@@ -133,6 +133,10 @@ class RunView(RunPanel):
         del form
         return self._look_at_run()
 
+    def _control(self, facts: RunFacts) -> list[Block]:
+        able = self._run_buttons(facts)
+        return [buttons("buttons", able)] if able else []
+
     def _draw(self) -> View:
         facts: RunFacts | None = self._facts
         if facts is None:
@@ -140,9 +144,7 @@ class RunView(RunPanel):
             return self._show(kind, status, [])  # type: ignore[arg-type]
         kind, status = self._run_status(facts)
         what = f"{facts.name} · {facts.run_id}" if facts.name else facts.run_id
-        return self._show(
-            kind, f"{what}: {status}", [buttons("buttons", self._run_buttons(facts)), *self._shown_run(facts)]
-        )
+        return self._show(kind, f"{what}: {status}", [*self._control(facts), *self._shown_run(facts)])
 
 
 def show_run(run: Run) -> RunView | None:

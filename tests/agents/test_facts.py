@@ -1,6 +1,5 @@
 """Facts of repositories whose truth is known."""
 
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,6 +1,5 @@
 """Replies of many shapes, read as digests."""
 
-
 from __future__ import annotations
 
 import time

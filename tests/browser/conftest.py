@@ -18,7 +18,8 @@ from browsing import chromium_browser
 SHOTS = Path(__file__).parents[2] / "screenshots"
 QUIET = '{"fetchNews": "false", "checkForUpdates": false}'
 ALLOWED_ERRORS = re.compile(
-    r"favicon|404 \(Not Found\)|Failed to load resource|WebSocket connection|language server|lsp", re.IGNORECASE
+    r"favicon|404 \(Not Found\)|Failed to load resource|WebSocket connection|language server|lsp|debugger state",
+    re.IGNORECASE,
 )
 
 

@@ -37,6 +37,7 @@ window.stub = {
   put(next) {
     for (const [name, value] of Object.entries(next)) { state[name] = value; (listeners["change:" + name] || []).forEach((one) => one()); }
   },
+  cut: () => listeners["comm_live_update"].forEach((one) => one.call({ model: { comm_live: false } })),
   take: () => sent.splice(0),
 };
 window.ready = true;

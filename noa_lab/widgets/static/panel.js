@@ -82,18 +82,19 @@ function render({ model, el }) {
     }
   };
   const here = () => document.visibilityState === "visible" && model.send({ action: "here", args: {}, values: {}, client, seq: 0 });
-  // ipywidgets marks the element when the kernel's end of the panel is gone.
-  const cut = () => put(root, "class", el.classList.contains("jupyter-widgets-disconnected") ? "noa noa-cut" : "noa");
+  // anywidget takes away the listener with which ipywidgets would mark a view whose kernel is gone; `this` is that view.
+  const cut = function () {
+    // @ts-ignore
+    put(root, "class", this?.model?.comm_live === false ? "noa noa-cut" : "noa");
+  };
 
   model.on("change:view", plan);
   model.on("change:parts", plan);
+  model.on("comm_live_update", cut);
   document.addEventListener("visibilitychange", here);
   root.addEventListener("keydown", keepTyping);
-  const watcher = new MutationObserver(cut);
-  watcher.observe(el, { attributes: true, attributeFilter: ["class"] });
   const pulse = setInterval(here, HERE_GAP);
   draw();
-  cut();
   el.append(root);
   here();
   return () => {
@@ -101,7 +102,7 @@ function render({ model, el }) {
     model.off("change:view", plan);
     model.off("change:parts", plan);
     document.removeEventListener("visibilitychange", here);
-    watcher.disconnect();
+    model.off("comm_live_update", cut);
     clearInterval(pulse);
     clearTimeout(typing);
   };

@@ -1,0 +1,61 @@
+"""The panels over the real Lab: the built llama.cpp, the embedded model, a real server."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from test_panels import block, button, send
+
+from noa_lab.experiments import score
+from noa_lab.widgets import ComparePanel, ModelPanel, ServerPanel, SetupPanel
+from noa_lab.workbench import Lab
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+
+
+def test_setup_and_models_show_what_is_here(runtime, model, home, opened):
+    setup = opened(SetupPanel(Lab(home)))
+    assert setup.settle(30)
+    assert setup.view["state"] == "ok", setup.view["messages"]
+    assert runtime.tag in dict(block(setup, "runtime-facts")["items"])["llama.cpp"]
+    models = opened(ModelPanel(lab=Lab(home)))
+    send(models, "get")
+    assert models.settle(30)
+    assert models.model.sha256 == model.sha256
+    assert models.view["messages"][0]["kind"] == "ok"
+
+
+def test_start_use_compare_and_stop_a_real_server(runtime, model, home, opened, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lab = Lab(home)
+    panel = opened(ServerPanel("smollm2-135m", lab=lab))
+    send(panel, "start")
+    assert panel.settle(60)
+    assert panel.server is not None, panel.view["messages"]
+    assert panel.view["status"] == "smollm2-135m ready"
+    pid = panel.server.pid
+    assert str(panel.server.api_key) not in str(panel.get_state())
+    assert block(panel, "log")["text"]
+    compare = opened(ComparePanel(scorers=[score.contains("{{ expected }}")], lab=lab))
+    typed = "text,expected\nThe capital of France is,Paris\nThe sky is,blue\nTwo plus two is,4\n"
+    send(compare, "run", {"inputs_as": "csv", "inputs": typed, "temperature": "0", "max_tokens": "12"})
+    assert compare.settle(30)
+    assert compare.run is not None, compare.view["messages"]
+    compare.run.result(120)
+    send(compare, "refresh", seq=2)
+    assert compare.settle(30)
+    assert compare.view["status"] == "done"
+    assert all(row[1]["text"] and row[2]["text"] for row in block(compare, "answers-table")["rows"])
+    assert len(block(compare, "means-table")["rows"]) == 2
+    assert "Not enough data" in block(compare, "verdict0")["text"]
+    send(compare, "report", seq=3)
+    assert compare.settle(30)
+    assert (tmp_path / f"compare-{compare.run.run_id}.html").exists(), compare.view["messages"]
+    send(panel, "refresh", seq=2)
+    assert panel.settle(30)
+    send(panel, "stop", seq=3, server=button(panel, "stop")["args"]["server"])
+    assert panel.settle(30)
+    assert lab.servers() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
