@@ -19,15 +19,24 @@ ARGS = [
 INSTALL = "apt-get install -y chromium fonts-dejavu-core fonts-liberation"
 
 
+_shared: dict[str, Browser] = {}
+
+
 @contextmanager
 def chromium_browser() -> Iterator[Browser]:
-    """A running Chromium that talks to nobody by itself; playwright's own downloads are never used."""
+    """A running Chromium that talks to nobody by itself; playwright's own downloads are never used.
+
+    Playwright's driver can run once in a thread: a second user of it, in another folder's fixtures, gets the first one's browser.
+    """
     path = shutil.which("chromium")
     if path is None:
         pytest.skip(f"Chromium is not installed: {INSTALL}")
+    if _shared:
+        yield _shared["browser"]
+        return
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=ARGS)
-        yield browser
-        browser.close()
+        _shared["browser"] = driver.chromium.launch(executable_path=path, args=ARGS)
+        yield _shared["browser"]
+        _shared.pop("browser").close()
