@@ -35,7 +35,7 @@ MIN_PARTICIPATION = 5.0
 """Graded values of which fewer carry the deviation are treated as if anything in the range could still turn up."""
 
 _GRIDS = (129, 65, 65, 65, 65)
-_SOLVER_STEPS = 60
+_SOLVER_STEPS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,38 @@ def _deviation(unique: Numbers, weights: Numbers, means: Numbers) -> Numbers:
 
     means = np.clip(means, 1e-12, 1.0 - 1e-12)
     offsets = unique[None, :] - means[:, None]
-    lower, upper = -1.0 / (1.0 - means), 1.0 / means
-    for _ in range(_SOLVER_STEPS):
-        tilt = (lower + upper) / 2
-        slope = (weights * offsets / np.maximum(1.0 + tilt[:, None] * offsets, 1e-14)).sum(axis=1)
-        lower, upper = np.where(slope > 0, tilt, lower), np.where(slope > 0, upper, tilt)
-    tilt = (lower + upper) / 2
+    tilt = _tilt(offsets, weights, -1.0 / (1.0 - means), 1.0 / means)
     tilted = weights / np.maximum(1.0 + tilt[:, None] * offsets, 1e-14)
     rest = np.maximum(1.0 - tilted.sum(axis=1), 0.0)
     far = np.where(tilt < 0, 1.0 - means, means)
     variance: Numbers = (tilted * offsets**2).sum(axis=1) + rest * far**2
     return np.sqrt(variance)
+
+
+def _tilt(offsets: Numbers, weights: Numbers, lower: Numbers, upper: Numbers) -> Numbers:
+    """The t at which sum w x / (1 + t x) is 0, for each row of x, or the bound beyond which it lies: Newton's steps in a bracket."""
+    import numpy as np
+
+    def slope(at: Numbers) -> tuple[Numbers, Numbers]:
+        shares = offsets / np.maximum(1.0 + at[:, None] * offsets, 1e-14)
+        weighted = weights * shares
+        return weighted.sum(axis=1), (weighted * shares).sum(axis=1)
+
+    above, below = slope(upper)[0] >= 0, slope(lower)[0] <= 0
+    tilt = np.where(above, upper, np.where(below, lower, 0.0))
+    settled = above | below
+    first, last = lower, upper
+    for _ in range(_SOLVER_STEPS):
+        value, steepness = slope(tilt)
+        lower, upper = np.where(value > 0, tilt, lower), np.where(value > 0, upper, tilt)
+        step = tilt + value / np.maximum(steepness, 1e-300)
+        step = np.where((step > lower) & (step < upper), step, (lower + upper) / 2)
+        # Measured against the nearer bound, which is a pole: what counts is the precision of 1 + t x.
+        settled |= np.abs(step - tilt) <= 1e-11 * np.minimum(step - first, last - step)
+        tilt = np.where(settled, tilt, step)
+        if settled.all():
+            break
+    return tilt
 
 
 def needed(deviation: float, margin: float, *, confidence: float = 0.95, power: float = 0.8) -> int:

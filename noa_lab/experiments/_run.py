@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import noa_lab.errors as errors
-from noa_lab.errors import BadInput, Cancelled, ExperimentError, NoaLabError, RunBusy, RunUnfinished
+from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunBusy, RunUnfinished
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
+from noa_lab.experiments._run_wait import end_of, stored_error
 from noa_lab.experiments._runner import Listener, Runner, live_runner
 from noa_lab.experiments._runner_cells import check_scorers, score
 from noa_lab.experiments._runner_pass import EngineFor
@@ -261,7 +261,9 @@ class Run:
         return runner
 
     def resume(self) -> None:
-        """Go on with the cells that are missing; failed ones are tried again. Returns at once; a finished run stays as it is.
+        """Go on with the cells that are missing; failed ones are tried again. A finished run stays as it is.
+
+        Returns at once; only a run that is just being paused or cancelled is first waited for.
 
         Raises:
             RunBusy: When another process executes it.
@@ -380,7 +382,7 @@ class Run:
         try:
             runner = live_runner(self._store, self.run_id)
             if runner is not None:
-                await _end_of(runner)
+                await end_of(runner)
             while self.running:  # noqa: ASYNC110 - another process executes it; only the store can tell
                 await asyncio.sleep(_POLL)
         except asyncio.CancelledError:
@@ -398,7 +400,7 @@ class Run:
             raise self._unfinished(f"is {row['status']}", "run.resume() goes on.")
         if row["error"] is not None:
             own = self._last.error if self._last is not None else None
-            raise own if isinstance(own, NoaLabError) else _stored_error(row["error"]) from own
+            raise own if isinstance(own, NoaLabError) else stored_error(row["error"]) from own
         return self
 
     def _unfinished(self, how: str, fix: str) -> RunUnfinished:
@@ -410,26 +412,3 @@ class Run:
             done=now.done,
             total=now.total,
         )
-
-
-async def _end_of(runner: Runner) -> None:
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell(progress: RunProgress) -> None:
-        del progress
-        if runner.ended and not loop.is_closed():
-            loop.call_soon_threadsafe(over.set)
-
-    end_subscription = runner.subscribe(tell)
-    try:
-        if not runner.ended:
-            await over.wait()
-    finally:
-        end_subscription()
-
-
-def _stored_error(data: dict[str, Any]) -> NoaLabError:
-    kind = getattr(errors, str(data["kind"]), None)
-    if isinstance(kind, type) and issubclass(kind, NoaLabError):
-        return kind(str(data["message"]), fix=str(data["fix"]))
-    return ExperimentError(f"{data['kind']}: {data['message']}", fix=str(data["fix"]))

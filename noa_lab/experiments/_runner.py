@@ -80,6 +80,7 @@ class Runner:
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._status, self._stop_as = "running", ""
+        self._pause_seen = False
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -93,7 +94,7 @@ class Runner:
             scorers=self.scorers,
             engine_for=engine_for,
             put=self._writer.put,
-            stopping=lambda: self._status == "pausing",
+            stopping=self._stopping,
         )
         self._thread = threading.Thread(target=self._run, name=f"noa-lab run {run_id}", daemon=True)
 
@@ -115,7 +116,7 @@ class Runner:
     def go_on(self) -> bool:
         """Take back a `pause` that has not taken effect yet; returns whether the runner is still at work."""
         with self._lock:
-            if self._status == "pausing" and not self._work_over():
+            if self._status == "pausing" and not self._pause_seen:
                 self._status = "running"
             at_work = self._status == "running" and not self._stop_as
         self._announce()
@@ -208,8 +209,11 @@ class Runner:
                 return
         await self._work.run()
 
-    def _work_over(self) -> bool:
-        return self._task is not None and self._task.done()
+    def _stopping(self) -> bool:
+        with self._lock:
+            # Once the work has seen the pause, parts of it have ended, and only another runner can go on.
+            self._pause_seen = self._pause_seen or self._status == "pausing"
+            return self._pause_seen
 
     def _finish(self) -> None:
         try:

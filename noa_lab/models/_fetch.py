@@ -70,7 +70,7 @@ def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: Cance
         return found
     wanted = _wanted(reference, str(ref), home)
     work = home.models / ".incoming" / hashlib.sha256(wanted.sources[0].encode()).hexdigest()[:16]
-    work.mkdir(parents=True, exist_ok=True)
+    work.parent.mkdir(exist_ok=True)
     with exclusive(work.with_suffix(".lock"), STEP, report=report, cancel=cancel):
         found = _find(reference, ref, home) or _adopt(wanted, home, report, cancel)
         return found or _get(wanted, work, home, report, cancel)

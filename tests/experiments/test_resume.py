@@ -134,6 +134,8 @@ def test_a_script_that_ends_without_waiting_pauses_its_run(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - begun < 10
     with Store(path) as store:
+        row = store.run(list_runs(store)[0].run_id)
+        assert (row["state"], row["lease_token"]) == ("paused", None)
         run = start(grid(50), [score.contains("yes")], store=store, engine_for=Rig())
         before = run.progress().done
         assert run.result(timeout=30).status == "done"

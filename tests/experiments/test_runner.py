@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import json
 import threading
 import time
@@ -409,6 +410,23 @@ def test_a_cell_that_always_breaks_the_engine_fails_by_name_and_alone(store):
     assert rig.asked["Please say yes to item 2"] == 3
 
 
+def test_cells_that_lost_their_engine_are_retried_one_at_a_time(store):
+    def script(prompt, config):
+        return Reply("yes", delay=0.03, fail_after=0) if "Please" in prompt[-1].content else "yes"
+
+    rig = Rig(script, slots=4)
+    run = run_to_end(store, grid(3), rig)
+    assert run.progress().failed == 3
+    retries: list[tuple[float, float]] = []
+    seen: set[str] = set()
+    for call in rig.calls:
+        if call.prompt[-1].content in seen:
+            retries.append((call.started, call.ended))
+        seen.add(call.prompt[-1].content)
+    assert len(retries) == 6
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(sorted(retries)))
+
+
 def test_a_lasting_outage_ends_the_run_and_leaves_its_cells_pending(store):
     begun = time.monotonic()
     rig = Rig(lambda prompt, config: lost(Unreachable), slots=2)
@@ -459,6 +477,18 @@ def test_a_pause_can_be_taken_back(store):
     run.pause()
     assert run.status == "pausing"
     run.resume()
+    assert run.result(timeout=30).status == "done"
+    assert set(rig.asked.values()) == {1}
+
+
+def test_pausing_and_resuming_at_any_moment_asks_everything_once(store):
+    rig = Rig(delay=0.002, slots=3)
+    run = start(grid(30), [CONTAINS], store=store, engine_for=rig)
+    for trial in range(15):
+        time.sleep(0.003 * (trial % 5))
+        run.pause()
+        time.sleep(0.002 * (trial % 3))
+        run.resume()
     assert run.result(timeout=30).status == "done"
     assert set(rig.asked.values()) == {1}
 
