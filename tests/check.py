@@ -31,9 +31,7 @@ def steps(*, full: bool, browser: bool) -> dict[str, list[str]]:
         "Types (mypy --strict)": module("mypy"),
         "Layers (import-linter)": [shutil.which("lint-imports") or "lint-imports", "--no-cache"],
         "Tests (pytest)": module("pytest", "-q", "-m", "not full and not browser"),
-        "Notebooks (nbmake)": module(
-            "pytest", "-q", "--nbmake", "--nbmake-timeout=600", "--timeout=900", "notebooks"
-        ),
+        "Notebooks (nbmake)": module("pytest", "-q", "--nbmake", "--nbmake-timeout=600", "--timeout=900", "notebooks"),
     }
     if browser:
         chosen["Browser (JupyterLab in Chromium)"] = module("pytest", "-q", "-m", "browser and not full")

@@ -150,7 +150,7 @@ def _deviation(unique: Numbers, weights: Numbers, means: Numbers) -> Numbers:
     """
     import numpy as np
 
-    means = np.clip(means, 1e-12, 1.0 - 1e-12)
+    means = np.clip(means, 1e-9, 1.0 - 1e-9)
     offsets = unique[None, :] - means[:, None]
     tilt = _tilt(offsets, weights, -1.0 / (1.0 - means), 1.0 / means)
     tilted = weights / np.maximum(1.0 + tilt[:, None] * offsets, 1e-14)
@@ -176,10 +176,10 @@ def _tilt(offsets: Numbers, weights: Numbers, lower: Numbers, upper: Numbers) ->
     for _ in range(_SOLVER_STEPS):
         value, steepness = slope(tilt)
         lower, upper = np.where(value > 0, tilt, lower), np.where(value > 0, upper, tilt)
-        step = tilt + value / np.maximum(steepness, 1e-300)
-        step = np.where((step > lower) & (step < upper), step, (lower + upper) / 2)
+        newton = tilt + value / np.maximum(steepness, 1e-300)
         # Measured against the nearer bound, which is a pole: what counts is the precision of 1 + t x.
-        settled |= np.abs(step - tilt) <= 1e-11 * np.minimum(step - first, last - step)
+        settled |= np.abs(newton - tilt) <= 1e-11 * np.minimum(tilt - first, last - tilt)
+        step = np.where((newton > lower) & (newton < upper), newton, (lower + upper) / 2)
         tilt = np.where(settled, tilt, step)
         if settled.all():
             break

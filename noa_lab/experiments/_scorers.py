@@ -107,7 +107,7 @@ class JsonValid(PassFail):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        keys = self.required
+        keys: Any = self.required
         if isinstance(keys, str) or not all(isinstance(key, str) for key in keys):
             refuse("required", f"{keys!r} is no list of keys", 'Give a list of texts, for example ["title"].', keys)
         object.__setattr__(self, "required", tuple(keys))
@@ -207,7 +207,7 @@ class Function:
         Raises:
             ExperimentError: When the function returns what is no score. What it raises itself passes through.
         """
-        value = self.function(answer, row)
+        value: Any = self.function(answer, row)
         if hasattr(value, "item") and not isinstance(value, bool | int | float):
             value = value.item()  # numpy's numbers
         if value is None or isinstance(value, bool):

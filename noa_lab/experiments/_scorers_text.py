@@ -34,10 +34,9 @@ class _TextTest(PassFail):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.text, bool) or not isinstance(self.text, str | int | float):
-            refuse(
-                self.kind, f"{self.text!r} is no text", 'Give a text or a template such as "{{ expected }}".', self.text
-            )
+        text: Any = self.text
+        if isinstance(text, bool) or not isinstance(text, str | int | float):
+            refuse(self.kind, f"{text!r} is no text", 'Give a text or a template such as "{{ expected }}".', text)
         object.__setattr__(self, "text", str(self.text))
         if not self.text:
             refuse(

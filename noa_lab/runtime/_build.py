@@ -68,7 +68,7 @@ def build(
         Cancelled: When `cancel` was.
     """
     check_disk(folder.parent, pin.build_bytes)
-    log = home.logs / f"build-{folder.name}.log"
+    log = home.logs / f"{folder.name}.log"
     log.unlink(missing_ok=True)
     private = folder / "private"
     private.mkdir(parents=True, exist_ok=True)

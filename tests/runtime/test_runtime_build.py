@@ -203,7 +203,7 @@ def test_a_build_reports_its_progress_and_leaves_a_log(tmp_path: Path) -> None:
     counted = [report for report in seen if report.done]
     assert counted[-1].done == counted[-1].total == 2 * len(PROGRAMS)
     assert [report.step for report in seen if report.finished] == ["Configure llama.cpp", "Build llama.cpp"]
-    assert "Linking" in (home.logs / "build-build-tiny.log").read_text()
+    assert "Linking" in (home.logs / "build-tiny.log").read_text()
 
 
 def test_a_git_repository_around_the_source_has_no_say(tmp_path: Path) -> None:
