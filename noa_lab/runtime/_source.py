@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from noa_lab.errors import DiskFull, DownloadFailed
 from noa_lab.events import CancelToken, Progress, Report
+from noa_lab.runtime._extract import extract
 from noa_lab.runtime._pins import Pin
 from noa_lab.runtime._pypi import download_distribution
 
@@ -87,7 +88,7 @@ def _unpack(sdist: Path, folder: Path, report: Report, cancel: CancelToken | Non
                 written += member.size
                 if written > _MOST_BYTES:
                     raise tarfile.TarError("it unpacks to more than 2 GiB")
-                archive.extract(member, staging, filter="data")
+                extract(archive, member, staging)
         (source,) = staging.glob(str(Path("*", *_INSIDE)))
         if not (source / "CMakeLists.txt").is_file():
             raise tarfile.TarError("there is no CMakeLists.txt in it")

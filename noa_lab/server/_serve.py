@@ -125,7 +125,7 @@ def _wait_ready(
         try:
             message = hold.channel.receive(timeout=_LOOK)
         except ChannelEnded:
-            raise _watcher_killed(record) from None
+            raise _ended(record, "its watcher was killed", "watcher") from None
         if message is None:
             continue
         if message["event"] == "exit":
@@ -134,32 +134,18 @@ def _wait_ready(
             report(Progress(STEP, str(message["message"])))
         record = updated(record, message)
         if record.state == "draining":
-            raise _ending(record)
+            raise _ended(record, "it was stopped while it was starting", "stopped")
     return record
 
 
-def _watcher_killed(record: ServerRecord) -> ServerExited:
-    reason = "its watcher was killed"
+def _ended(record: ServerRecord, reason: str, kind: str) -> ServerExited:
     return ServerExited(
         f"llama-server ({record.name}) ended: {reason}.",
         fix="Serve the model again.",
         name=record.name,
         exit_code=None,
         reason=reason,
-        kind="watcher",
-        log_tail=log_lines(record, 20),
-    )
-
-
-def _ending(record: ServerRecord) -> ServerExited:
-    reason = "it was stopped while it was starting"
-    return ServerExited(
-        f"llama-server ({record.name}) ended: {reason}.",
-        fix="Serve the model again.",
-        name=record.name,
-        exit_code=None,
-        reason=reason,
-        kind="stopped",
+        kind=kind,
         log_tail=log_lines(record, 20),
     )
 

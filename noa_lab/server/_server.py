@@ -120,7 +120,9 @@ class Server:
         """An `InferenceEngine` on this server; as long as it is referred to, the server stays held."""
         from noa_lab.inference import LlamaInferenceEngine
 
-        engine = LlamaInferenceEngine(self.base_url, self._model.name, api_key=str(self._record.api_key))
+        engine = LlamaInferenceEngine(
+            self.base_url, self._model.name, api_key=str(self._record.api_key), model_sha256=self._model.sha256 or None
+        )
         _BORROWED[engine] = self
         return engine
 
