@@ -26,20 +26,22 @@ BIN = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
 PYTHON = os.path.join(BIN, "python.exe" if os.name == "nt" else "python")
 STAMP = os.path.join(VENV, "noa_lab.stamp")
 LOCKS = os.path.join(HERE, "configs", "locks")
+ACTIVATE = r".venv\Scripts\activate" if os.name == "nt" else ". .venv/bin/activate"
 OLDEST = (3, 11)
 NEEDED_BYTES = 4 * 1024**3
 REPORT = os.path.join(HERE, "reports", "demo.html")
 SCRUBBED = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "VIRTUAL_ENV")
+NO_NETWORK = "PyPI cannot be reached: check the network or the proxy, then run the same command again."
 FIXES = (
     ("No space left on device", "The disk is full: free about 4 GB and run the same command again."),
-    (
-        "Temporary failure in name resolution",
-        "PyPI cannot be reached: check the network or the proxy, then run it again.",
-    ),
-    (
-        "Failed to establish a new connection",
-        "PyPI cannot be reached: check the network or the proxy, then run it again.",
-    ),
+    ("Temporary failure in name resolution", NO_NETWORK),
+    ("Failed to resolve", NO_NETWORK),
+    ("NewConnectionError", NO_NETWORK),
+    ("Failed to establish a new connection", NO_NETWORK),
+    ("ConnectTimeoutError", NO_NETWORK),
+    ("ProxyError", NO_NETWORK),
+    ("Cannot connect to proxy", NO_NETWORK),
+    ("Connection refused", NO_NETWORK),
     ("Read timed out", "PyPI answered too slowly: run the same command again, it continues where it stopped."),
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -166,11 +168,12 @@ def pip(title, arguments, **more):
 
 
 def stamp_of(lock):
-    """What the installed packages came from; another value means that they must be installed again."""
+    """What the installed packages came from, and where noa_lab is; another value means that they must be installed again."""
     digest = hashlib.sha256()
     for path in (os.path.join(LOCKS, lock), os.path.join(LOCKS, "bindings.txt"), os.path.join(HERE, "pyproject.toml")):
         with open(path, "rb") as file:
             digest.update(file.read())
+    digest.update(os.fsencode(HERE))
     return "%s %s" % (lock, digest.hexdigest())
 
 
@@ -249,6 +252,8 @@ def main(arguments):
     start = time.time()
     set_up("test.txt" if verb == "test" else "core.txt")
     say("· Everything is set up (%.0f s)" % (time.time() - start))
+    if sys.stdout.isatty():
+        say("  For the noa-lab command in this terminal: %s" % ACTIVATE)
     if verb == "demo":
         os.makedirs(os.path.dirname(REPORT), exist_ok=True)
         experiment = os.path.join("configs", "experiments", "demo.yaml")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ def find_chromium() -> bool:
 
 
 def main() -> int:
+    # A shell that starts this in the background has it ignore Ctrl-C, and what is ignored is inherited: tests of interrupts need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     full, no_browser = "--full" in sys.argv, "--no-browser" in sys.argv
     unknown = [argument for argument in sys.argv[1:] if argument not in ("--full", "--no-browser")]
     if unknown:

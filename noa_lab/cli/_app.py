@@ -50,7 +50,12 @@ for module in (_setup, _models, _server, _generate, _compare, _digest):
 def main() -> None:
     """Entry point of `noa-lab`."""
     try:
-        cli(prog_name="noa-lab")
-    except KeyboardInterrupt:
+        code = cli(prog_name="noa-lab", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        # click makes an Abort of Ctrl-C.
         sys.stderr.write("\nStopped.\n")
         sys.exit(INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json
+from noa_lab.cli._terminal import TerminalReport, print_json, say
+from noa_lab.errors import BadInput
 from noa_lab.workbench import Lab
 
 
@@ -18,13 +19,15 @@ def digest(path: Path, model: str | None, as_json: bool) -> None:
     """What the repository at PATH is: facts by code, purpose and components by the model."""
     from noa_lab.agents import DigestAgent
 
+    if not path.is_dir():
+        raise BadInput(f"{path} is no folder.", fix="Give the folder of a repository.", field="PATH", value=str(path))
     report = TerminalReport()
     with Lab().serve(model, report=report) as server, server.engine() as engine:
         found = DigestAgent(engine).analyze_repository(path, report=report)
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        click.echo(found.as_markdown())
+        say(found.as_markdown())
 
 
 COMMANDS: tuple[click.Command, ...] = (digest,)

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json
-from noa_lab.inference import ChatMessage, InferenceConfig
+from noa_lab.cli._terminal import TerminalReport, print_error, print_json, say
+from noa_lab.errors import ContextOverflow, InferenceError
+from noa_lab.inference import ChatMessage, InferenceConfig, InferenceEngine
 from noa_lab.workbench import Lab
 
 DEFAULT_TOKENS = 200
@@ -35,9 +36,9 @@ def generate(
         stream = engine.stream(prompt, config)
         for piece in stream:
             if not as_json:
-                click.echo(piece, nl=False)
+                say(piece, end="")
         if not as_json:
-            click.echo()
+            say("")
             return
         result = stream.result
     print_json(
@@ -63,30 +64,49 @@ def generate(
 @click.option("--temperature", type=float, help="0 is greedy (default: 0.7).")
 @click.option("--seed", type=int, help="Seed of the sampler.")
 def chat(model: str | None, system: str, max_tokens: int, temperature: float | None, seed: int | None) -> None:
-    """Talk to a model in the terminal; /quit or Ctrl-D ends it, Ctrl-C stops an answer."""
+    """Talk to a model in the terminal; /clear forgets, /quit or Ctrl-D ends it, Ctrl-C stops an answer."""
     config = _config(max_tokens, temperature, seed)
-    messages = [ChatMessage.system(system)] if system else []
+    first = [ChatMessage.system(system)] if system else []
+    messages = list(first)
     with Lab().serve(model, report=TerminalReport()) as server, server.engine() as engine:
-        click.echo(f"{engine.model_name} · /quit ends")
-        while True:
+        say(f"{engine.model_name} · /clear forgets, /quit ends")
+        while (said := _ask()) is not None:
+            if said == "/clear":
+                messages = list(first)
+                continue
+            turn = [*messages, ChatMessage.user(said)]
             try:
-                said = click.prompt("you", prompt_suffix="> ")
-            except click.Abort:
-                break
-            if said.strip() in QUIT:
-                break
-            messages.append(ChatMessage.user(said))
-            answer = ""
-            stream = engine.stream(messages, config)
-            try:
-                for piece in stream:
-                    answer += piece
-                    click.echo(piece, nl=False)
-            except KeyboardInterrupt:
-                stream.close()
-                click.echo(" [stopped]", nl=False)
-            click.echo()
-            messages.append(ChatMessage.assistant(answer))
+                messages = [*turn, ChatMessage.assistant(_answer(engine, turn, config))]
+            except ContextOverflow as error:
+                print_error(error)
+                say("This turn was dropped. /clear starts a new conversation.")
+            except InferenceError as error:
+                print_error(error)
+                say("This turn was dropped.")
+
+
+def _ask() -> str | None:
+    """What the user says; None at the end of the conversation."""
+    try:
+        said = str(click.prompt("you", prompt_suffix="> ")).strip()
+    except click.Abort:
+        return None
+    return None if said in QUIT else said
+
+
+def _answer(engine: InferenceEngine, turn: list[ChatMessage], config: InferenceConfig) -> str:
+    """Print an answer as it comes; Ctrl-C stops it, and what came counts."""
+    answer = ""
+    stream = engine.stream(turn, config)
+    try:
+        for piece in stream:
+            answer += piece
+            say(piece, end="")
+    except KeyboardInterrupt:
+        stream.close()
+        say(" [stopped]", end="")
+    say("")
+    return answer
 
 
 COMMANDS: tuple[click.Command, ...] = (generate, chat)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from noa_lab import server
-from noa_lab.cli._terminal import TerminalReport, duration, print_json, print_table, size
+from noa_lab.cli._terminal import TerminalReport, duration, print_json, print_table, say, size
 from noa_lab.errors import BadInput, ServerMissing
 from noa_lab.server import ServerStatus
 from noa_lab.workbench import Lab
@@ -33,9 +33,13 @@ def serve(model: str | None, detach: bool, context_size: int | None, slots: int 
         if detach:
             click.echo(f"It stays until: noa-lab stop {running.name}")
             return
-        click.echo("Its key: noa-lab status --show-key. Ctrl-C lets go of it.")
-        while running.status().state not in ("stopped", "crashed"):
-            time.sleep(POLL_SECONDS)
+        try:
+            click.echo("Its key: noa-lab status --show-key. Ctrl-C lets go of it.")
+            while running.status().state not in ("stopped", "crashed"):
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            click.echo(f"\nLet go of {running.name}")
+            return
         status = running.status()
         click.echo(f"{running.name} ended: {status.reason or status.state}", err=True)
         sys.exit(0 if status.state == "stopped" else 1)
@@ -102,9 +106,12 @@ def stop(name: str | None, everything: bool) -> None:
     """Stop server NAME, whoever holds it."""
     lab = Lab()
     names = [one.name for one in lab.servers()]
-    if not everything and name is None and len(names) != 1:
+    if name is None and not names:
+        click.echo("No server is up.")
+        return
+    if not everything and name is None and len(names) > 1:
         raise BadInput(
-            f"Which server? {len(names)} are up: {', '.join(names) or 'none'}.",
+            f"Which server? {len(names)} are up: {', '.join(names)}.",
             fix="Name one, or say --all.",
             field="NAME",
             value=None,
@@ -124,11 +131,10 @@ def logs(name: str | None, lines: int, follow: bool) -> None:
     names = [one.name for one in lab.servers()]
     chosen = name or (names[0] if len(names) == 1 else None)
     if chosen is None:
-        raise ServerMissing(
-            f"Which log? {len(names)} servers are up: {', '.join(names) or 'none'}.", fix="Name one.", name=name
-        )
+        kept = ", ".join(sorted(path.stem for path in lab.home.logs.glob("*.log"))) or "none"
+        raise ServerMissing(f"Which log? {len(names)} servers are up.", fix=f"Name one; logs here: {kept}.", name=name)
     for line in server.read_log(lab.home, chosen, lines=lines, follow=follow):
-        click.echo(line)
+        say(line)
 
 
 @click.command("test-server")

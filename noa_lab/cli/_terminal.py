@@ -15,7 +15,7 @@ from rich.table import Table
 from noa_lab.errors import NoaLabError
 from noa_lab.events import Progress
 
-__all__ = ["TerminalReport", "duration", "print_error", "print_json", "print_table", "size"]
+__all__ = ["TerminalReport", "duration", "print_error", "print_json", "print_table", "printable", "say", "size"]
 
 LIVE_SECONDS = 0.1
 PLAIN_SECONDS = 15.0
@@ -77,6 +77,7 @@ class TerminalReport:
         return "  ".join(part for part in parts if part)[:110]
 
     def _print(self, text: str, *, moving: bool = False) -> None:
+        text = printable(text)
         if self._live:
             sys.stderr.write(f"\r\033[K{text}" + ("" if moving else "\n"))
         else:
@@ -86,9 +87,9 @@ class TerminalReport:
 
 def print_error(error: NoaLabError) -> None:
     """An error on standard error: what went wrong, and what to do."""
-    sys.stderr.write(f"noa-lab: {error.message}\n")
+    sys.stderr.write(f"noa-lab: {printable(error.message)}\n")
     if error.fix:
-        sys.stderr.write(f"  Fix: {error.fix}\n")
+        sys.stderr.write(f"  Fix: {printable(error.fix)}\n")
 
 
 def print_json(data: Any) -> None:
@@ -98,16 +99,43 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output; texts are printed as they are, without markup."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column)
     from rich.text import Text
 
+    def plain(value: object) -> Text:
+        return Text(" ".join(printable(str(value)).split()))
+
+    table = Table(title=plain(title) if title else None, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(plain(column))
     for row in rows:
-        table.add_row(*(Text(_printable(str(cell))) for cell in row))
+        table.add_row(*map(plain, row))
     Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def _printable(text: str) -> str:
-    """The text with control characters replaced, so that a model's answer cannot drive the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+def say(text: str, *, end: str = "\n") -> None:
+    """Text on standard output that may come from a model, a repository or a file: it cannot drive the terminal."""
+    sys.stdout.write(printable(text) + end)
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """The text with every character replaced that a terminal could obey (C0 and C1 controls) or that turns text around (bidi).
+
+    Line feeds and tabs stay.
+    """
+    return text.translate(_OBEYED)
+
+
+_OBEYED = {
+    code: "\ufffd"
+    for code in (
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        0x061C,
+        0x200E,
+        0x200F,
+    )
+    if chr(code) not in "\n\t"
+}

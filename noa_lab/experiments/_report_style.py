@@ -75,7 +75,8 @@ pre { background: var(--soft); border: 1px solid var(--line); border-radius: .5r
   .numbers.stack td::before { font-weight: 400 !important; }
 }
 @media print { :root { color-scheme: light; } nav, .skip { display: none; } body { font-size: 10pt; } h2 { break-after: avoid; }
-  tr, figure, .verdict, pre { break-inside: avoid; } svg { max-width: 22rem; } .scroll { overflow: visible; } thead { display: table-header-group; } .wide {
+  tr, figure, .verdict, pre { break-inside: avoid; } svg { max-width: 22rem; }
+  .scroll { overflow: visible; } thead { display: table-header-group; } .wide {
   min-width: 0; }
   .badge, .marks li { border: 1px solid; } }
 """

@@ -129,6 +129,16 @@ class Completion:
     raw_request: Mapping[str, Any] = field(default_factory=dict, repr=False)
     raw_response: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens generated: the short name of `completion_tokens`."""
+        return self.completion_tokens
+
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """What came back from the engine, as it was."""
+        return self.raw_response
+
     def __str__(self) -> str:
         return self.text
 

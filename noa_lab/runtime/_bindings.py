@@ -56,8 +56,13 @@ def bindings_linked(runtime: Runtime | None = None) -> bool:
     return all(_points_to(folder / library.name, library) for library in libraries)
 
 
+def _real(library: Path) -> Path:
+    """Where the library is, whatever links its folder was reached through: homes that share a build share its libraries."""
+    return library.parent.resolve() / library.name
+
+
 def _tried(runtime: Runtime) -> str:
-    return f"{runtime.folder.absolute()} tried"
+    return f"{runtime.folder.resolve()} tried"
 
 
 def _read_stamp(folder: Path) -> str:
@@ -68,7 +73,7 @@ def _read_stamp(folder: Path) -> str:
 
 
 def _points_to(link: Path, target: Path) -> bool:
-    return link.is_symlink() and link.exists() and link.readlink() == target.absolute()
+    return link.is_symlink() and link.exists() and link.readlink() == _real(target)
 
 
 def link_bindings(runtime: Runtime, model: Path, *, cancel: CancelToken | None = None) -> None:
@@ -105,7 +110,7 @@ def link_bindings(runtime: Runtime, model: Path, *, cancel: CancelToken | None =
             if os.name == "nt":
                 shutil.copy2(library, target)
             else:
-                target.symlink_to(library.absolute())
+                target.symlink_to(_real(library))
         _try(Path(sys.executable), model, cancel)
     except BaseException:
         # Untried libraries could kill the next process that imports them.
