@@ -44,7 +44,7 @@ class Plan:
         facts: What code established.
         prompt: How the model is asked.
         parts: The main parts, by code.
-        questions: What will be sent; empty when the model could not even be asked for its context.
+        questions: What will be sent; empty when there is nothing to read, or the model could not even be asked for its context.
         found: The files; None when only a text was given.
         text: The text, when only that was given.
         redacted: Secrets taken out.
@@ -84,6 +84,10 @@ class Planner:
             redacted=found.redacted,
             warnings=[*found.warnings, *warnings],
         )
+        if not any(file.text and file.text.strip() for file in found.files):
+            # Without anything to read, whatever a model says is made up.
+            plan.warnings.append("There is no text to read, so the model was not asked.")
+            return plan
         head = facts_head(facts, found.files)
         try:
             plan.context = self.engine.capabilities.context_size

@@ -88,6 +88,11 @@ def _resumed(lab: Lab, grid: Grid, file: Path, run_id: str) -> Run:
 
 def _follow(run: Run, file: Path) -> None:
     """Wait for a run, drawing its progress; Ctrl-C pauses it, so that nothing finished is lost."""
+    if not run.running and run.status == "done":
+        click.echo(
+            f"· {run.run_id} of {run.created} is complete: nothing is asked again (--fresh starts another)", err=True
+        )
+        return
     draw = TerminalReport()
     step = f"Comparison {run.run_id}"
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -67,7 +67,7 @@ def _known(kind: type[BaseModel]) -> list[str]:
 
 def find_fault(error: ValidationError, kind: type[BaseModel]) -> Fault:
     """What is wrong with the data for `kind`, however deep in it."""
-    return _fault(error, _known(kind), kind.__name__)
+    return _fault(error, _known(kind), getattr(kind, "kind_name", "") or kind.__name__)
 
 
 def explain(error: ValidationError, known: list[str], kind: str) -> tuple[str, str, str]:
@@ -90,6 +90,9 @@ class StrictModel(BaseModel):
 
     The error's `fields` are `field` (dotted), `value`, `path` (its parts) and `nearest`.
     """
+
+    kind_name: ClassVar[str] = ""
+    """What messages call it, for people who never see the class ("The comparison file"); default: the name of the class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -32,15 +32,19 @@ class Comparison:
         name: Its name.
         grid: What to run; `grid.models` is empty where the file names none.
         scorers: How answers are scored.
+        margin: The smallest difference that matters, for `Run.verdict` and `Run.report`.
     """
 
     name: str
     grid: Grid
     scorers: tuple[Scorer, ...]
+    margin: float = 0.05
 
 
 class _File(StrictModel):
     """The keys of a comparison file; what stands under them is checked by what it is for."""
+
+    kind_name: ClassVar[str] = "The comparison file"
 
     name: str = Field(min_length=1)
     prompts: dict[str, Any] = Field(min_length=1)
@@ -50,13 +54,14 @@ class _File(StrictModel):
     repeats: int = 1
     seed: int = 1
     scorers: tuple[dict[str, Any], ...] = ()
+    margin: float = Field(default=0.05, gt=0)
 
 
 def load_comparison(path: Path | str) -> Comparison:
     """Read a comparison file.
 
-    Its keys are `name`, `prompts` and `inputs` (needed), `models`, `sampling`, `repeats`, `seed` and `scorers`. Inputs are a list, or
-    the path of a CSV, JSONL or Parquet file, from the comparison file's folder.
+    Its keys are `name`, `prompts` and `inputs` (needed), `models`, `sampling`, `repeats`, `seed`, `scorers` and `margin`. Inputs are a
+    list, or the path of a CSV, JSONL or Parquet file, from the comparison file's folder.
 
     Args:
         path: The YAML file.
@@ -81,7 +86,7 @@ def load_comparison(path: Path | str) -> Comparison:
 
     grid = _located(document, (), make)
     _check(document, grid, scorers)
-    return Comparison(read.name, grid, scorers)
+    return Comparison(read.name, grid, scorers, read.margin)
 
 
 def _inputs(document: YamlDocument, given: Any) -> tuple[Input, ...]:

@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-__all__ = ["Interval", "Kind", "mean_interval", "needed", "participation", "score_interval", "student_interval"]
+__all__ = [
+    "NO_INTERVAL",
+    "Interval",
+    "Kind",
+    "mean_interval",
+    "needed",
+    "participation",
+    "score_interval",
+    "student_interval",
+]
 
 Kind = Literal["binary", "graded"]
 """What the numbers are: 0 and 1 (or differences of such), or anything else, averages of 0 and 1 included."""
@@ -43,7 +52,7 @@ class Interval:
     """An interval for a mean.
 
     Attributes:
-        low: Lower end.
+        low: Lower end; NaN, as the upper one, where there is no interval.
         high: Upper end.
         method: How it was found, for people.
     """
@@ -51,6 +60,13 @@ class Interval:
     low: float
     high: float
     method: str
+
+
+NO_INTERVAL = Interval(
+    math.nan,
+    math.nan,
+    "no interval: the scores do not differ and their range is not known (score.function takes low= and high=)",
+)
 
 
 def mean_interval(
@@ -67,10 +83,13 @@ def mean_interval(
         paired: Whether the numbers are differences; only the method's name depends on it.
 
     Returns:
-        The interval, inside `low` to `high`; the whole range where there are fewer than two values or the range is a point.
+        The interval, inside `low` to `high`; the whole range where there are fewer than two values; none where the range is a point:
+        then all values are equal, and nothing says how far others could lie.
     """
     count = len(values)
-    if count < 2 or high <= low:
+    if high <= low:
+        return NO_INTERVAL
+    if count < 2:
         return Interval(low, high, "the whole range: fewer than two values")
     critical = _student(count - 1, confidence)
     if kind == "binary":

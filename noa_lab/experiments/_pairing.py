@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,12 @@ class Pairs:
         kind: What the numbers are.
         low: The smallest that a score can be.
         high: The largest that a score can be.
+        missing_first: Inputs on which the first arm has no score at all.
+        missing_second: The same for the second arm.
+        models: Models that the pairs are averaged over.
+        samplings: Samplings that they are averaged over.
+        range_known: Whether the range is that of the scorer, or 0 to 1; False where it is only what was seen.
+        flat: Whether no arm's scores differ among themselves.
     """
 
     first: Numbers
@@ -47,6 +54,12 @@ class Pairs:
     kind: Kind
     low: float
     high: float
+    missing_first: int = 0
+    missing_second: int = 0
+    models: int = 1
+    samplings: int = 1
+    range_known: bool = True
+    flat: bool = False
 
 
 def score_names(cells: pd.DataFrame) -> list[str]:
@@ -87,7 +100,7 @@ def select(cells: pd.DataFrame, where: Mapping[str, Any] | None) -> pd.DataFrame
 
 
 def _scored(cells: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The done cells that have the score, as `value`, with what they are averaged and paired by."""
+    """The done cells that have the score, a finite number, as `value`, with what they are averaged and paired by."""
     import pandas as pd
 
     done = cells[cells["status"].astype(str) == "done"]
@@ -96,14 +109,14 @@ def _scored(cells: pd.DataFrame, score: str) -> pd.DataFrame:
         frame[column] = done[column].astype(str) if column in done else ""
     frame["value"] = pd.to_numeric(done[f"score.{score}"].map(_number), errors="coerce").astype(float)
     frame["cluster"] = done.get("input.cluster")
-    return frame[frame["value"].notna()]
+    return frame[frame["value"].abs() < math.inf]
 
 
 def _number(value: object) -> float | None:
     return None if value is None else float(value)  # type: ignore[arg-type]  # a bool, a number, or pandas' NA
 
 
-def pair(cells: pd.DataFrame, first: str, second: str, score: str) -> Pairs:
+def pair(cells: pd.DataFrame, first: str, second: str, score: str, bounds: tuple[float, float] | None = None) -> Pairs:
     """Pair two prompts by input.
 
     Repeats are averaged within input, model and sampling; only the models and samplings that both arms have answers for count,
@@ -114,24 +127,32 @@ def pair(cells: pd.DataFrame, first: str, second: str, score: str) -> Pairs:
         first: One prompt's name.
         second: The other's.
         score: A scorer's name.
+        bounds: The smallest and the largest score that the scorer can give, where that is known.
     """
     frame = _scored(cells[cells["prompt"].astype(str).isin([first, second])], score)
-    low, high = score_range(frame["value"].to_numpy())
+    low, high, known = score_range(frame["value"].to_numpy(), bounds)
     means = frame.groupby([*_SETTING, "prompt"], sort=False)["value"].mean().unstack("prompt")
     both = means.reindex(columns=[first, second]).dropna()
     by_input = both.groupby(level="input_id", sort=False).mean()
     total = cells["input_id"].astype(str).nunique()
     clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
     units = _by_cluster(by_input, clusters)
+    scored = frame.groupby("prompt")["input_id"].nunique()
     return Pairs(
         first=units[first].to_numpy(dtype=float),
         second=units[second].to_numpy(dtype=float),
         unit="inputs" if clusters.empty else "clusters",
         inputs=len(by_input),
         missing=total - len(by_input),
-        kind=kind_of(frame["value"].to_numpy(), units.to_numpy(dtype=float)),
+        kind=kind_of(frame["value"].to_numpy(), units.to_numpy(dtype=float), (low, high)),
         low=low,
         high=high,
+        missing_first=total - int(scored.get(first, 0)),
+        missing_second=total - int(scored.get(second, 0)),
+        models=both.index.get_level_values("model").nunique(),
+        samplings=both.index.get_level_values("sampling").nunique(),
+        range_known=known,
+        flat=bool((frame.groupby("prompt")["value"].nunique() <= 1).all()),
     )
 
 
@@ -147,30 +168,35 @@ def _by_cluster(by_input: pd.DataFrame, clusters: pd.Series[Any]) -> pd.DataFram
     return by_input.groupby(np.array(names, dtype=object), sort=False).mean()
 
 
-def arm_values(cells: pd.DataFrame, score: str) -> tuple[Numbers, Kind, float, float]:
+def arm_values(
+    cells: pd.DataFrame, score: str, bounds: tuple[float, float] | None = None
+) -> tuple[Numbers, Kind, float, float]:
     """One arm's mean score for each input (or cluster), what the numbers are, and the range that scores have.
 
     Args:
         cells: The cells of one arm.
         score: A scorer's name.
+        bounds: The smallest and the largest score that the scorer can give, where that is known.
     """
     frame = _scored(cells, score)
-    low, high = score_range(frame["value"].to_numpy())
+    low, high, _ = score_range(frame["value"].to_numpy(), bounds)
     by_input = frame.groupby(_SETTING, sort=False)["value"].mean().groupby(level="input_id", sort=False).mean()
     clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
     numbers = _by_cluster(by_input.to_frame(), clusters)["value"].to_numpy(dtype=float)
-    return numbers, kind_of(frame["value"].to_numpy(), numbers), low, high
+    return numbers, kind_of(frame["value"].to_numpy(), numbers, (low, high)), low, high
 
 
-def kind_of(raw: Numbers, averaged: Numbers) -> Kind:
-    """What the numbers are: 0 and 1 throughout, or anything else, averages of 0 and 1 included."""
+def kind_of(raw: Numbers, averaged: Numbers, bounds: tuple[float, float]) -> Kind:
+    """What the numbers are: 0 and 1 throughout, of a score that knows no others, or anything else, averages of 0 and 1 included."""
     import numpy as np
 
-    return "binary" if np.isin(raw, (0.0, 1.0)).all() and np.isin(averaged, (0.0, 1.0)).all() else "graded"
+    single = bounds == (0.0, 1.0) and np.isin(raw, (0.0, 1.0)).all() and np.isin(averaged, (0.0, 1.0)).all()
+    return "binary" if single else "graded"
 
 
-def score_range(raw: Numbers) -> tuple[float, float]:
-    """The range of a score: 0 to 1 where all values are in it, else what was seen."""
-    if len(raw) == 0 or (raw.min() >= 0.0 and raw.max() <= 1.0):
-        return 0.0, 1.0
-    return float(raw.min()), float(raw.max())
+def score_range(raw: Numbers, bounds: tuple[float, float] | None = None) -> tuple[float, float, bool]:
+    """The range of a score, and whether that is more than what was seen: `bounds`, else 0 to 1, where all values are in it."""
+    low, high = bounds or (0.0, 1.0)
+    if len(raw) == 0 or (raw.min() >= low and raw.max() <= high):
+        return low, high, True
+    return float(raw.min()), float(raw.max()), False

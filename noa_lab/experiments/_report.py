@@ -17,6 +17,7 @@ from noa_lab.experiments._report_charts import difference_chart, means_chart
 from noa_lab.experiments._report_facts import RunFacts, RunLike, facts_of
 from noa_lab.experiments._report_style import STYLE
 from noa_lab.experiments._report_text import clean, esc, flat, number, plain, pre
+from noa_lab.experiments._scorer_specs import declared_range
 from noa_lab.experiments._tables import arm_scores, markdown_table, output_path, summary_table
 from noa_lab.experiments._verdict import Verdict, verdict
 from noa_lab.paths import write_atomic
@@ -41,7 +42,11 @@ def all_verdicts(cells: pd.DataFrame, facts: RunFacts) -> list[Verdict]:
     present = set(cells["prompt"].astype(str))
     names = [name for name in facts.prompts if name in present]
     scored = [score for score in score_names(cells) if cells[f"score.{score}"].notna().any()]
-    return [verdict(cells, arm, over=names[0], on=score, margin=facts.margin) for score in scored for arm in names[1:]]
+    return [
+        verdict(cells, arm, over=names[0], on=score, margin=facts.margin, bounds=declared_range(facts.scorers, score))
+        for score in scored
+        for arm in names[1:]
+    ]
 
 
 def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = 0.05) -> Path:
@@ -92,7 +97,7 @@ def report_html(cells: pd.DataFrame, facts: RunFacts) -> str:
     cells = _in_order(cells, facts)
     sections = [
         ("verdict", "Which prompt is better?", _verdicts(cells, facts)),
-        ("scores", "Scores", _charts(cells)),
+        ("scores", "Scores", _charts(cells, facts)),
         ("summary", "Summary", _summary(cells, facts)),
         ("answers", "Answers", answers_table(cells, _prompts(cells, facts), _samplings(facts))),
         ("prompts", "Prompts", "".join(_prompt(name, prompt) for name, prompt in facts.prompts.items())),
@@ -181,11 +186,10 @@ def _verdicts(cells: pd.DataFrame, facts: RunFacts) -> str:
     items = []
     for index, each in enumerate(found):
         css, words = _BADGES[each.outcome]
-        missing = f" {each.n_missing} inputs without a pair were left out." if each.n_missing else ""
         items.append(
             f'<li class="verdict"><span class="badge {css}">{words}</span><p dir="auto">{esc(each.sentence)}</p>'
             f"{difference_chart(each, f'difference-{index}') if each.n_inputs else ''}"
-            f'<p class="quiet">{esc(each.method)}; exact sign test p = {each.p_value:.3g}.{missing}</p></li>'
+            f'<p class="quiet">{esc(each.method)}; exact sign test p = {each.p_value:.3g}.</p></li>'
         )
     several = (
         f" Each of the {len(found)} verdicts stands for itself: where nothing differs at all, each still has a chance of up to about "
@@ -200,10 +204,10 @@ def _verdicts(cells: pd.DataFrame, facts: RunFacts) -> str:
     return f'<ul class="verdicts">{"".join(items)}</ul><p class="quiet">{esc(note)}</p>'
 
 
-def _charts(cells: pd.DataFrame) -> str:
+def _charts(cells: pd.DataFrame, facts: RunFacts) -> str:
     figures = []
     for index, score in enumerate(score_names(cells) if len(cells) else ()):
-        scores = arm_scores(cells, score)
+        scores = arm_scores(cells, score, bounds=declared_range(facts.scorers, score))
         figures.append(f"<figure><figcaption>{esc(score)}</figcaption>{means_chart(scores, f'means-{index}')}</figure>")
     if not figures:
         return '<p class="quiet">There are no scores.</p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from noa_lab.experiments._report_text import esc, number
@@ -59,13 +60,15 @@ def means_chart(scores: Sequence[ArmScore], identity: str) -> str:
     sentences = []
     for index, each in enumerate(scores):
         top = index * _ROW
-        span = f"{number(each.interval.low)} to {number(each.interval.high)}"
+        certain = not math.isnan(each.interval.low)
+        span = f"{number(each.interval.low)} to {number(each.interval.high)}" if certain else "not known"
         parts.append(f'<text class="name" x="0" y="{top + 18}">{esc(_short(each.prompt))}</text>')
         value = f"{number(each.mean)}  ({span})" if each.n else "no scores"
         parts.append(f'<text class="value" x="{_WIDTH}" y="{top + 18}" text-anchor="end">{value}</text>')
         if each.n:
             y = top + 34
-            parts.append(_bar(_x(each.interval.low, low, high), _x(each.interval.high, low, high), y))
+            if certain:
+                parts.append(_bar(_x(each.interval.low, low, high), _x(each.interval.high, low, high), y))
             parts.append(f'<circle class="dot" cx="{_x(each.mean, low, high)}" cy="{y}" r="5.5"/>')
             sentences.append(f"{each.prompt}: {number(each.mean)}, interval {span}, n = {each.n}")
         else:
@@ -75,7 +78,9 @@ def means_chart(scores: Sequence[ArmScore], identity: str) -> str:
 
 
 def difference_chart(verdict: Verdict, identity: str) -> str:
-    """The difference of two prompts with its interval, 0, and the band within which they count as the same."""
+    """The difference of two prompts with its interval, 0, and the band within which they count as the same; empty without an interval."""
+    if math.isnan(verdict.interval[0]):
+        return ""
     reach = max(abs(verdict.interval[0]), abs(verdict.interval[1]), 2 * verdict.margin)
     low, high = -reach, reach
     left, right = _x(-verdict.margin, low, high), _x(verdict.margin, low, high)

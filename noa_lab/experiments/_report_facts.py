@@ -138,7 +138,8 @@ def _scorer(spec: Mapping[str, Any]) -> str:
     for key in _FUNCTIONS & set(options):
         place = str(options[key])
         negated = ", negate=True" if key == "not_function" else ""
-        return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r})"
+        ends = "".join(f", {end}={options[end]!r}" for end in ("low", "high") if end in options)
+        return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r}{ends})"
     kind = next(key for key in options if key not in {"name", "ignore_case", "required"})
     argument = options.pop(kind)
     name = options.pop("name", kind)

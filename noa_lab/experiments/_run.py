@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunBusy, RunUnfinished
 from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._identity import IdentityFor, identities_of, recorded, refuse_changes
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
 from noa_lab.experiments._run_wait import end_of, stored_error
 from noa_lab.experiments._runner import Listener, Runner, live_runner
 from noa_lab.experiments._runner_cells import check_scorers, score
 from noa_lab.experiments._runner_pass import EngineFor
 from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._scorer_specs import scorer_from_spec
+from noa_lab.experiments._scorer_specs import declared_range, scorer_from_spec
 from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
 from noa_lab.experiments._store_lease import release
@@ -45,6 +46,7 @@ class Run:
         run_id: Its id.
         engine_for: Opens a model's engine; without it the run can only be read.
         scorers: How its answers are scored; default: as the run was started with.
+        identity_for: What a model is now, see `start`.
 
     Raises:
         UnknownName: When there is no such run.
@@ -57,9 +59,10 @@ class Run:
         *,
         engine_for: EngineFor | None = None,
         scorers: Sequence[Scorer] | None = None,
+        identity_for: IdentityFor | None = None,
     ) -> None:
         self.run_id = run_id
-        self._store, self._engine_for = store, engine_for
+        self._store, self._engine_for, self._identity_for = store, engine_for, identity_for
         self._given = None if scorers is None else tuple(scorers)
         self._last: Runner | None = None
         self._listeners: list[Listener] = []
@@ -219,20 +222,22 @@ class Run:
         """
         from noa_lab.experiments._verdict import verdict
 
-        return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where)
+        bounds = declared_range(self._store.run(self.run_id)["scorers"], on)
+        return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where, bounds=bounds)
 
-    def report(self, path: Path | str) -> Path:
+    def report(self, path: Path | str, margin: float = 0.05) -> Path:
         """Write the run as one HTML file that opens anywhere.
 
         Args:
             path: The file; it is replaced.
+            margin: For all its verdicts, see `verdict`.
 
         Returns:
             The path.
         """
         from noa_lab.experiments._report import write_report
 
-        return write_report(self, Path(path))
+        return write_report(self, Path(path), margin=margin)
 
     # What can be done with it
 
@@ -268,6 +273,7 @@ class Run:
         Raises:
             RunBusy: When another process executes it.
             BadInput: When this view has no engines, or the run's scorers cannot be made again from the store.
+            ExperimentError: When a model has changed since the run began.
         """
         runner = live_runner(self._store, self.run_id)
         if runner is not None and runner.go_on():
@@ -283,6 +289,7 @@ class Run:
                 field="engine_for",
                 value=None,
             )
+        refuse_changes(self.run_id, recorded(self.provenance), identities_of(self.models, self._identity_for))
         scorers = self._scorers()
         rendered = self.grid.render()
         token = self._store.lease(self.run_id)

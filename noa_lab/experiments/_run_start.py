@@ -12,6 +12,7 @@ from noa_lab._version import __version__
 from noa_lab.errors import BadInput, RunBusy
 from noa_lab.experiments._cells import execution_order
 from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._identity import IdentityFor, identities_of
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._runner import live_runner
 from noa_lab.experiments._runner_cells import check_scorers
@@ -61,12 +62,14 @@ def start(
     engine_for: EngineFor,
     fresh: bool = False,
     name: str = "",
+    identity_for: IdentityFor | None = None,
 ) -> Run:
     """Run a grid, in the background.
 
     The same grid continues its newest run: only what is missing or failed is asked for, and other scorers are applied to the stored
-    answers. An edited grid starts a new run, which takes over the answers to the very same questions (same conversation, sampling,
-    seed, repeat and engine) and marks them as `cached`. Everything is checked before anything starts.
+    answers. An edited grid, or a model that has changed since, starts a new run, which takes over the answers to the very same
+    questions (same conversation, sampling, seed, repeat and engine) and marks them as `cached`. Everything is checked before anything
+    starts.
 
     Args:
         grid: What to run; it must name its models.
@@ -75,6 +78,8 @@ def start(
         engine_for: Opens a model's engine; called model by model.
         fresh: Start another run in any case, and take over nothing.
         name: What to call a new run.
+        identity_for: From a model's reference to what is known of it without a server (`model_sha256`, `runtime`). It is kept with a
+            new run, which only continues while it stays the same; without it a changed model is noticed when its engine is opened.
 
     Returns:
         The run; it goes on after this returns.
@@ -92,10 +97,12 @@ def start(
     rendered = grid.render()
     check_scorers(chosen, set(grid.fields))
     specs = [scorer.spec() for scorer in chosen]
-    provenance = {"noa_lab": __version__, "python": platform.python_version(), "engines": {}}
+    provenance: dict[str, Any] = {"noa_lab": __version__, "python": platform.python_version(), "engines": {}}
+    if identity_for is not None:
+        provenance["identities"] = identities_of(grid.models, identity_for)
     ordered = execution_order(grid.cells(), rendered)
     run_id, is_new = store.add_run(grid, ordered, name=name, scorers=specs, provenance=provenance, fresh=fresh)
-    run = Run(store, run_id, engine_for=engine_for, scorers=chosen)
+    run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for)
     if not is_new and store.run(run_id)["scorers"] != specs:
         if live_runner(store, run_id) is not None:
             raise RunBusy(
@@ -110,7 +117,11 @@ def start(
 
 
 def open_run(
-    store: Store, run_id: str, engine_for: EngineFor | None = None, scorers: Sequence[Scorer] | None = None
+    store: Store,
+    run_id: str,
+    engine_for: EngineFor | None = None,
+    scorers: Sequence[Scorer] | None = None,
+    identity_for: IdentityFor | None = None,
 ) -> Run:
     """A run by its id.
 
@@ -119,11 +130,12 @@ def open_run(
         run_id: Its id.
         engine_for: Opens a model's engine; without it the run can be read but not resumed.
         scorers: How a resumed run scores; default: as it was started with.
+        identity_for: What a model is now, see `start`; a run is not resumed on a model that has changed.
 
     Raises:
         UnknownName: When there is no such run; the nearest id is offered.
     """
-    return Run(store, run_id, engine_for=engine_for, scorers=scorers)
+    return Run(store, run_id, engine_for=engine_for, scorers=scorers, identity_for=identity_for)
 
 
 def list_runs(store: Store) -> list[RunSummary]:

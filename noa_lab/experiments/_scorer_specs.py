@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments import score
 from noa_lab.experiments._scorers import Scorer
 
-__all__ = ["scorer_from_spec"]
+__all__ = ["declared_range", "scorer_from_spec"]
 
 _TEXT: dict[str, Callable[..., Scorer]] = {
     "contains": score.contains,
@@ -30,6 +30,13 @@ _OPTIONS = {
     "regex": ("ignore_case",),
     "starts_with": ("ignore_case",),
 }
+
+
+def declared_range(specs: Iterable[Mapping[str, Any]], name: str) -> tuple[float, float] | None:
+    """The range that the scorer of this name (or column `score.<name>`) gave for its numbers, or None."""
+    wanted = name.removeprefix("score.")
+    found = next((spec for spec in specs if spec.get("name") == wanted and "low" in spec and "high" in spec), None)
+    return None if found is None else (float(found["low"]), float(found["high"]))
 
 
 def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:

@@ -176,14 +176,19 @@ class Function:
     Attributes:
         function: Called with the answer and the input's fields; returns True, False, a finite number, or None for "does not apply".
         name: What its column is called.
-        negate: Whether the result is turned round: True to False, x to 1 - x (for scores from 0 to 1).
+        negate: Whether the result is turned round: True to False, x to low + high - x (1 - x where the range is not known).
+        low: The smallest number that it can return; None where that is not known.
+        high: The largest; known together with `low`.
     """
 
     function: Callable[[str, Mapping[str, Any]], float | bool | None]
     name: str = ""
     negate: bool = False
+    low: float | None = None
+    high: float | None = None
 
     def __post_init__(self) -> None:
+        self._check_range()
         if not callable(self.function):
             refuse(
                 "function", f"{self.function!r} cannot be called", "Give a function of answer and row.", self.function
@@ -219,13 +224,32 @@ class Function:
                 scorer=self.name,
                 value=value,
             )
-        return 1 - value if self.negate else value
+        if self.low is None or self.high is None:
+            return 1 - value if self.negate else value
+        if not self.low <= value <= self.high:
+            raise ExperimentError(
+                f"The scorer {self.name!r} returned {value!r}, outside of its range from {self.low:g} to {self.high:g}.",
+                fix="Give the range that its numbers really have in low= and high=.",
+                scorer=self.name,
+                value=value,
+            )
+        return self.low + self.high - value if self.negate else value
+
+    def _check_range(self) -> None:
+        ends: Any = (self.low, self.high)
+        if ends == (None, None):
+            return
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends)
+        if not numbers or ends[0] >= ends[1]:
+            fix = "Give two numbers, the smallest and the largest score, for example low=1, high=5."
+            refuse("low", f"low = {self.low!r}, high = {self.high!r} is no range", fix, ends)
 
     def spec(self) -> dict[str, Any]:
         """See `Scorer`; a record only: a function cannot be made again from a file."""
         key = "not_function" if self.negate else "function"
         place = f"{getattr(self.function, '__module__', '')}:{getattr(self.function, '__qualname__', self.name)}"
-        return {"name": self.name, key: place, "source_sha256": self._source_hash()}
+        ends = {} if self.low is None else {"low": self.low, "high": self.high}
+        return {"name": self.name, key: place, "source_sha256": self._source_hash(), **ends}
 
     def _source_hash(self) -> str | None:
         """Tells an edited function from the one before; None where Python cannot find the source."""

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from noa_lab.errors import BadInput, DiskFull, ExperimentError, NoaLabError, UnknownName
 from noa_lab.experiments._cells import Cell
 from noa_lab.experiments._grid import Grid
+from noa_lab.experiments._identity import changes, recorded
 from noa_lab.experiments._store_lease import acquire, holder
 from noa_lab.experiments._store_schema import cells, connect, runs
 
@@ -105,14 +106,15 @@ class Store:
     def add_run(
         self, grid: Grid, ordered: Sequence[Cell], *, name: str, scorers: Sequence[Row], provenance: Row, fresh: bool
     ) -> tuple[str, bool]:
-        """The newest run of this grid, or a new one with all its cells pending.
+        """The newest run of this grid on the same models, or a new one with all its cells pending.
 
         Args:
             grid: What to run.
             ordered: Its cells in the order of execution.
             name: Name of a new run.
             scorers: Specifications of its scorers.
-            provenance: What is known before the start.
+            provenance: What is known before the start; where its `identities` differ from those of the newest run of the grid, the
+                models have changed since, and a new run is made.
             fresh: Make a new run in any case, and never take answers from others.
 
         Returns:
@@ -121,10 +123,11 @@ class Store:
         grid_hash = grid.hash
         with self.write() as connection:
             if not fresh:
-                newest = sa.select(runs.c.run_id).where(runs.c.grid_hash == grid_hash)
-                found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).scalar()
-                if found is not None:
-                    return str(found), False
+                newest = sa.select(runs.c.run_id, runs.c.provenance).where(runs.c.grid_hash == grid_hash)
+                found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).first()
+                now = provenance.get("identities", {})
+                if found is not None and not changes(recorded(found.provenance), now):
+                    return str(found.run_id), False
             run_id = f"r-{secrets.token_hex(4)}"
             connection.execute(
                 runs.insert().values(

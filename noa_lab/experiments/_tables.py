@@ -30,7 +30,7 @@ class ArmScore:
         prompt: The prompt.
         score: The scorer.
         mean: Mean over inputs (or clusters) of the input's mean; NaN without scores.
-        interval: For the true mean; the whole range with fewer than two inputs.
+        interval: For the true mean; the whole range with fewer than two inputs; NaN where there is none.
         n: Inputs (or clusters).
         low: The smallest that a score can be.
         high: The largest that a score can be.
@@ -45,12 +45,14 @@ class ArmScore:
     high: float
 
 
-def arm_scores(cells: pd.DataFrame, score: str, confidence: float = 0.95) -> list[ArmScore]:
-    """Each prompt's mean and interval on a scorer, in the order of the cells."""
+def arm_scores(
+    cells: pd.DataFrame, score: str, confidence: float = 0.95, bounds: tuple[float, float] | None = None
+) -> list[ArmScore]:
+    """Each prompt's mean and interval on a scorer, in the order of the cells; `bounds` is the range that the scorer is known to have."""
     found = []
-    ranges = arm_values(cells, score)[2:]
+    ranges = arm_values(cells, score, bounds)[2:]
     for prompt, own in cells.groupby(cells["prompt"].astype(str), sort=False):
-        values, kind, _, _ = arm_values(own, score)
+        values, kind, _, _ = arm_values(own, score, bounds)
         interval = mean_interval(values, kind=kind, low=ranges[0], high=ranges[1], confidence=confidence, paired=False)
         mean = float(values.mean()) if len(values) else float("nan")
         found.append(ArmScore(str(prompt), score, mean, interval, len(values), *ranges))

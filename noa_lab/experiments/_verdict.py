@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from noa_lab.errors import BadInput, UnknownName
-from noa_lab.experiments._intervals import Interval, mean_interval, needed
+from noa_lab.experiments._intervals import NO_INTERVAL, Interval, mean_interval, needed
 from noa_lab.experiments._pairing import LATENCY_COLUMNS, Pairs, pair, score_names, select
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ __all__ = ["MIN_UNITS", "Outcome", "Verdict", "verdict"]
 
 MIN_UNITS = 10
 """Below this many inputs (or clusters) nothing is concluded."""
+
+MOST_MISSING = 0.2
+"""With a larger share of the inputs left out, unevenly between the arms, an outcome comes with a warning."""
 
 Outcome = Literal["better", "worse", "same", "not enough data"]
 
@@ -35,11 +38,16 @@ class Verdict:
         on: The scorer.
         difference: Mean score of `arm` minus that of `over`, over the paired inputs (with clusters: mean of the clusters' means); NaN
             without pairs.
-        interval: For the true difference.
+        interval: For the true difference; NaN twice where nothing can be said: the scores of an arm do not differ, and their range is
+            not known.
         confidence: The share of such intervals that hold it.
         margin: The smallest difference that matters, in the score's own units.
         n_inputs: Inputs with an answer from both arms: the n of everything here, unless there are clusters.
         n_missing: Inputs without one (failed, pending, or not scored); left out.
+        n_missing_arm: Inputs on which `arm` has no score at all.
+        n_missing_over: The same for `over`.
+        n_models: Models that the scores are averaged over.
+        n_samplings: Samplings that they are averaged over.
         n_clusters: Clusters among them; None where inputs come one by one.
         mean: Mean score of `arm`.
         mean_over: Mean score of `over`.
@@ -47,8 +55,9 @@ class Verdict:
             nothing.
         method: How the interval was found.
         more_inputs: About how many more inputs (or clusters) would settle it: enough for 80 % power to see a true difference of
-            `margin`; where the run has that already, enough to show "same" if there is no difference. None when the outcome is settled,
-            or when more of them may not help.
+            `margin`; where the run has that already, enough to show "same" if there is no difference. Below 10 it is planned from the
+            margin alone, as if just so many single 0/1 scores differed as that takes; where the range of the scores is not known, it is
+            what is missing to 10. None when the outcome is settled, or when more of them may not help.
     """
 
     outcome: Outcome
@@ -61,6 +70,10 @@ class Verdict:
     margin: float
     n_inputs: int
     n_missing: int
+    n_missing_arm: int
+    n_missing_over: int
+    n_models: int
+    n_samplings: int
     n_clusters: int | None
     mean: float
     mean_over: float
@@ -69,46 +82,83 @@ class Verdict:
     more_inputs: int | None
 
     @property
+    def warning(self) -> str:
+        """Why the outcome may only hold for the inputs that it rests on, as a sentence; empty when nothing speaks for that.
+
+        The rule: more than a fifth of the inputs are left out, and one arm has no score on at least twice as many of them as the other.
+        """
+        total = self.n_inputs + self.n_missing
+        arms = [(self.n_missing_arm, self.arm), (self.n_missing_over, self.over)]
+        (fewer, other), (more, one) = sorted(arms, key=lambda each: each[0])
+        if self.n_missing <= MOST_MISSING * total or more == fewer or more < 2 * fewer:
+            return ""
+        return (
+            f"Warning: {one} has no score on {more} of {total} inputs, {other} on {fewer}; "
+            f"this holds for the {self.n_inputs} inputs that both have a score on, not for all"
+        )
+
+    @property
     def sentence(self) -> str:
-        """The verdict in one line of plain English."""
-        low, high = self.interval
-        unit = "inputs" if self.n_clusters is None else f"inputs in {self.n_clusters} clusters"
-        numbers = f"{self.difference:+.2f} ({self.confidence * 100:g} % interval {low:+.2f} to {high:+.2f}, n = {self.n_inputs} {unit})"
-        if self.outcome in {"better", "worse"}:
-            return f"{self.arm} is {self.outcome} than {self.over} on {self.on}: {numbers}."
-        if self.outcome == "same":
-            return (
-                f"{self.arm} and {self.over} are the same on {self.on}, within a margin of {self.margin:g}: {numbers}."
-            )
+        """The verdict in one line of plain English, a second sentence when there is a warning."""
         question = f"Not enough data to say whether {self.arm} is better than {self.over} on {self.on}"
         if not self.n_inputs:
             return f"{question}: no input has an answer from both."
-        return f"{question}: {numbers}; {self._outlook()}."
+        numbers = self._numbers()
+        if self.outcome == "not enough data":
+            return f"{question}: {numbers}; {self._outlook()}."
+        warning = f" {self.warning}." if self.warning else ""
+        if self.outcome == "same":
+            pair = f"{self.arm} and {self.over} are the same on {self.on}"
+            return f"{pair}, within a margin of {self.margin:g}: {numbers}.{warning}"
+        return f"{self.arm} is {self.outcome} than {self.over} on {self.on}: {numbers}.{warning}"
+
+    def _numbers(self) -> str:
+        """The difference, its interval, and what it was found on."""
+        low, high = self.interval
+        interval = f"{self.confidence * 100:g} % interval {low:+.2f} to {high:+.2f}"
+        unit = "inputs" if self.n_clusters is None else f"inputs in {self.n_clusters} clusters"
+        parts = [
+            f"{self.difference:+.2f} ({'no interval' if math.isnan(low) else interval}, n = {self.n_inputs} {unit})"
+        ]
+        counts = ((self.n_models, "models"), (self.n_samplings, "samplings"))
+        pooled = [f"{count} {name}" for count, name in counts if count > 1]
+        parts += [f"over {', '.join(pooled)}"] * bool(pooled)
+        if self.n_missing:
+            parts.append(f"{self.n_missing} of {self.n_inputs + self.n_missing} inputs left out (no score in both)")
+        return "; ".join(parts)
 
     def _outlook(self) -> str:
         unit = "inputs" if self.n_clusters is None else "clusters"
         count = self.n_inputs if self.n_clusters is None else self.n_clusters
+        aim = f"80 % power to see a difference of {self.margin:g}"
+        if count < MIN_UNITS:
+            least = MIN_UNITS - count
+            text = f"at least {least} more {unit} are needed for any verdict"
+            planned = self.more_inputs or 0
+            return (
+                f"{text} and, planned from the margin alone, about {planned:,} for {aim}" if planned > least else text
+            )
+        if math.isnan(self.interval[0]):
+            return "the scores do not differ and their range is not known, so that nothing follows for other inputs"
         if self.more_inputs is None:
             return f"the difference is close to the margin of {self.margin:g}, so that more {unit} may not decide it"
-        aim = f"would give 80 % power to see a difference of {self.margin:g}"
-        least = f"; at least {MIN_UNITS} {unit} are needed for any verdict" if count < MIN_UNITS else ""
-        return f"about {self.more_inputs:,} more {unit} {aim}{least}"
+        return f"about {self.more_inputs:,} more {unit} would give {aim}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the fields and the sentence; NaN becomes None."""
+        """Plain data for JSON: the fields, the warning and the sentence; NaN becomes None."""
         plain = {
             key: None if isinstance(value, float) and math.isnan(value) else value
             for key, value in asdict(self).items()
         }
-        return plain | {"interval": list(self.interval), "sentence": self.sentence}
+        interval = [None if math.isnan(end) else end for end in self.interval]
+        return plain | {"interval": interval, "warning": self.warning, "sentence": self.sentence}
 
     def __str__(self) -> str:
         return self.sentence
 
     def _repr_html_(self) -> str:
         """The verdict in a notebook, names escaped."""
-        missing = f"; {self.n_missing} inputs without a pair were left out" if self.n_missing else ""
-        facts = f"{self.method}; exact sign test p = {self.p_value:.3g}{missing}"
+        facts = f"{self.method}; exact sign test p = {self.p_value:.3g}"
         return (
             f"<p><strong>{html.escape(self.outcome.capitalize())}.</strong> {html.escape(self.sentence)}<br>"
             f'<span style="opacity:.75;font-size:85%">{html.escape(facts)}</span></p>'
@@ -124,12 +174,13 @@ def verdict(
     margin: float = 0.05,
     where: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
+    bounds: tuple[float, float] | None = None,
 ) -> Verdict:
     """Compare two prompts, paired by input.
 
     Repeats, samplings and models are averaged within an input before any statistics, so that n is inputs; where inputs have a cluster,
     the inputs of a cluster are averaged too, so that n is clusters and every cluster counts once. Failed, pending and unscored cells
-    are left out, never counted as 0.
+    are left out, never counted as 0; so is a score that is no finite number.
 
     Args:
         cells: Cells with the columns of `Run.cells()`.
@@ -139,6 +190,8 @@ def verdict(
         margin: The smallest difference that matters, in the score's own units (0.05: five percentage points of a 0/1 score).
         where: Use only the cells with these values, for example `{"model": "smollm2-135m"}`.
         confidence: Of the interval.
+        bounds: The smallest and the largest score that the scorer can give. Default: 0 to 1 where all scores are in it, else the range
+            that was seen.
 
     Raises:
         UnknownName: For a prompt, scorer or column that the cells do not have.
@@ -146,12 +199,15 @@ def verdict(
     """
     _check(cells, arm, over=over, margin=margin, confidence=confidence)
     score = _score(cells, on)
-    pairs = pair(select(cells, where), arm, over, score)
+    pairs = pair(select(cells, where), arm, over, score, bounds)
     differences = pairs.first - pairs.second
     reach = pairs.high - pairs.low
     found = mean_interval(differences, kind=pairs.kind, low=-reach, high=reach, confidence=confidence)
+    if pairs.flat and not pairs.range_known:
+        found = NO_INTERVAL
     outcome = _outcome(found, len(differences), margin)
-    more = _more(pairs, margin, confidence) if outcome == "not enough data" else None
+    unsettled = outcome == "not enough data" and (found is not NO_INTERVAL or len(differences) < MIN_UNITS)
+    more = _more(pairs, margin, confidence) if unsettled else None
     count = len(differences)
     return Verdict(
         outcome=outcome,
@@ -164,6 +220,10 @@ def verdict(
         margin=margin,
         n_inputs=pairs.inputs,
         n_missing=pairs.missing,
+        n_missing_arm=pairs.missing_first,
+        n_missing_over=pairs.missing_second,
+        n_models=pairs.models,
+        n_samplings=pairs.samplings,
         n_clusters=count if pairs.unit == "clusters" else None,
         mean=float(pairs.first.mean()) if count else math.nan,
         mean_over=float(pairs.second.mean()) if count else math.nan,
@@ -225,9 +285,13 @@ def _more(pairs: Pairs, margin: float, confidence: float) -> int | None:
     """
     differences = pairs.first - pairs.second
     count = len(differences)
-    seen = float(differences.std(ddof=1)) if count > 1 else 0.0
     reach = pairs.high - pairs.low
     least = math.sqrt(max(margin * (reach - margin), 0.0))
+    if count < MIN_UNITS:
+        # What so few have shown of the deviation is noise.
+        planned = needed(least, margin, confidence=confidence) if pairs.range_known else 0
+        return max(planned, MIN_UNITS) - count
+    seen = float(differences.std(ddof=1))
     deviation = max(seen, least) if pairs.kind == "binary" or seen == 0.0 else seen
     total = max(needed(deviation, margin, confidence=confidence), MIN_UNITS)
     if total > count:

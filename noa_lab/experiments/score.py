@@ -112,13 +112,24 @@ def min_characters(limit: int, *, negate: bool = False, name: str = "") -> Score
 
 
 def function(
-    fn: Callable[[str, Mapping[str, Any]], float | bool | None], *, negate: bool = False, name: str = ""
+    fn: Callable[[str, Mapping[str, Any]], float | bool | None],
+    *,
+    negate: bool = False,
+    name: str = "",
+    low: float | None = None,
+    high: float | None = None,
 ) -> Scorer:
     """A function of your own: `fn(answer, row)` returns True, False, a finite number, or None where it does not apply.
 
     Args:
         fn: The function; `row` has the input's fields.
-        negate: Turns True to False and a score x to 1 - x.
+        negate: Turns True to False and a score x to low + high - x (1 - x where the range is not known).
         name: The column's name; default the function's own.
+        low: The smallest number that it can return. With the range, verdicts need not guess it from the scores; without one, scores
+            that are all equal decide nothing. Numbers outside of it are errors of that score.
+        high: The largest; give both or neither.
+
+    Raises:
+        BadInput: When `low` and `high` are no range.
     """
-    return Function(function=fn, negate=negate, name=name)
+    return Function(function=fn, negate=negate, name=name, low=low, high=high)

@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -82,6 +83,8 @@ class CatalogueEntry(StrictModel):
 
 class _CatalogueFile(StrictModel):
     """A catalogue file."""
+
+    kind_name: ClassVar[str] = "The catalogue"
 
     models: tuple[CatalogueEntry, ...] = ()
 

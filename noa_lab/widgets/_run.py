@@ -72,7 +72,9 @@ class RunPanel(Panel):
 
     def do_csv(self) -> None:
         """Write all cells as CSV into the working folder."""
-        self._export("csv", lambda run, path: run.cells().to_csv(path, index=False))
+        from noa_lab.experiments import write_csv
+
+        self._export("csv", lambda run, path: write_csv(run.cells(), path))
 
     def _command(self, label: str, command: Callable[[Run], object]) -> None:
         run = self.run

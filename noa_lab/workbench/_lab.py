@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab import models, runtime
@@ -158,7 +159,13 @@ class Lab:
             self.models.resolve(ref)
         runtime.current(self.home)
         run = experiments.start(
-            grid, tuple(scorers), store=self.store, engine_for=self.engine_for, fresh=fresh, name=name
+            grid,
+            tuple(scorers),
+            store=self.store,
+            engine_for=self.engine_for,
+            identity_for=self._identity,
+            fresh=fresh,
+            name=name,
         )
         if self.on_run is not None:
             self.on_run(run)
@@ -184,7 +191,13 @@ class Lab:
         """
         from noa_lab import experiments
 
-        return experiments.open_run(self.store, run_id, engine_for=self.engine_for)
+        return experiments.open_run(self.store, run_id, engine_for=self.engine_for, identity_for=self._identity)
+
+    def _identity(self, ref: str) -> dict[str, Any]:
+        """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""
+        found = self.models.get(ref) if Path(ref).is_file() else self.models.find(ref)
+        known: dict[str, Any] = {"runtime": runtime.current(self.home).id}
+        return known | ({"model_sha256": found.sha256} if found is not None and found.sha256 else {})
 
 
 @lru_cache(maxsize=1)

@@ -211,6 +211,18 @@ def test_cancelling(project: Path) -> None:
     asyncio.run(in_a_task())
 
 
+@pytest.mark.parametrize("content", [{}, {"blank.txt": b" \n"}, {"picture.bin": b"\x00\x01" * 500}])
+def test_without_text_the_model_is_not_asked(tmp_path: Path, content: dict[str, bytes]) -> None:
+    for name, data in content.items():
+        (tmp_path / name).write_bytes(data)
+    engine = ScriptedEngine("It is a web shop.")
+    digest = DigestAgent(engine).analyze_repository(tmp_path)
+    assert engine.calls == []
+    assert (digest.purpose, digest.purpose_by, digest.status) == ("", "nobody", "partial")
+    assert any("no text to read" in warning for warning in digest.warnings)
+    assert len(digest.omitted) == len(content)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     digest = DigestAgent(ScriptedEngine("It is empty.")).analyze_repository(tmp_path)
     assert (digest.facts.files, digest.components, digest.facts.main_language) == (0, (), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -149,3 +149,16 @@ def test_a_strict_model_reports_the_whole_way_to_a_nested_fault() -> None:
     assert caught.value.fields["path"] == ("middle", "scorers", 1, "max_wrods")
     assert caught.value.fields["nearest"] == "max_words"
     assert caught.value.message == "Inner has no field 'max_wrods'."
+
+
+def test_a_model_may_have_a_name_for_messages() -> None:
+    class _Kitchen(StrictModel):
+        kind_name: ClassVar[str] = "The kitchen file"
+
+        spoons: int
+
+    with pytest.raises(BadInput, match=r"^The kitchen file has no field 'spons'\."):
+        _Kitchen(spons=3)
+    with pytest.raises(BadInput, match=r"^The kitchen file needs 'spoons'\."):
+        _Kitchen()
+    assert list(_Kitchen.model_fields) == ["spoons"]

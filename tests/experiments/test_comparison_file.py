@@ -28,6 +28,7 @@ inputs:
 sampling: [{temperature: 0.7, max_tokens: 24}]
 repeats: 3
 seed: 7
+margin: 0.1
 scorers: [{contains: "{{ expected }}"}, {name: short, max_words: 30}]
 """
 
@@ -58,6 +59,7 @@ def test_everything_in_a_file_arrives(tmp_path):
     comparison = load_comparison(str(write(tmp_path, GOOD)))
     grid = comparison.grid
     assert comparison.name == "tone"
+    assert comparison.margin == 0.1
     assert list(grid.prompts) == ["plain", "persona", "shots"]
     assert [found.variables for found in grid.inputs] == [
         {"text": "one", "expected": "yes"},
@@ -77,6 +79,7 @@ def test_inputs_come_from_a_file_beside_it(tmp_path, monkeypatch):
     comparison = load_comparison(write(tmp_path, "name: n\nprompts: {p: '{{ text }}'}\ninputs: data/in.jsonl\n"))
     assert comparison.grid.inputs[0].variables == {"text": "x"}
     assert comparison.grid.models == ()
+    assert comparison.margin == 0.05
 
 
 WRONG = [
@@ -85,15 +88,17 @@ WRONG = [
     (("repeats: 3", "repeats: three"), 15, "repeats", None),
     (("repeats: 3", "repeats: 0"), 15, "repeats", None),
     (("seed: 7", "seed: -7"), 16, "seed", None),
+    (("margin: 0.1", "margin: 0"), 17, "margin", None),
+    (("margin: 0.1", "margin: .inf"), 17, "margin", None),
     (("name: tone\n", ""), 1, "name", None),
     (("system: ", "sytem: "), 5, "prompts.persona.sytem", "system"),
     (("role: assistant", "role: robot"), None, None, None),
     (('"Summarise: {{ text }}"', "7"), 4, None, None),
     (("id: b", "id: a"), 11, None, None),
     (('text: "two"', "text: .inf"), 13, None, None),
-    (("max_words: 30", "max_wrods: 30"), 17, None, "max_words"),
-    (("max_words: 30", "max_words: many"), 17, None, None),
-    (("name: short, ", "name: contains, "), 17, None, None),
+    (("max_words: 30", "max_wrods: 30"), 18, None, "max_words"),
+    (("max_words: 30", "max_words: many"), 18, None, None),
+    (("name: short, ", "name: contains, "), 18, None, None),
     (("models: [smollm2-135m]", "models: 3"), 2, "models", None),
 ]
 
@@ -117,11 +122,19 @@ def test_a_wrong_file_is_refused_with_file_line_key_and_nearest(tmp_path, change
         assert near in error.fix
 
 
+def test_messages_call_it_the_comparison_file(tmp_path):
+    path = write(tmp_path, GOOD.replace("repeats:", "repaets:"))
+    with pytest.raises(ConfigInvalid) as caught:
+        load_comparison(path)
+    assert caught.value.message == f"{path}, line 15: The comparison file has no field 'repaets'."
+    assert caught.value.fix == "Did you mean 'repeats'?"
+
+
 @pytest.mark.parametrize(
     ("change", "line", "variable"),
     [
         (('"Summarise: {{ text }}"', '"Summarise: {{ txt }}"'), 4, "txt"),
-        (('contains: "{{ expected }}"', 'contains: "{{ expeced }}"'), 17, "expeced"),
+        (('contains: "{{ expected }}"', 'contains: "{{ expeced }}"'), 18, "expeced"),
         (('"Summarise: {{ text }}"', '"{% for %}"'), 4, ""),
         (('"Summarise: {{ text }}"', "\"{{ ''.__class__ }}\""), 4, ""),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,25 @@ def test_real_answers_are_scored_and_say_what_they_rest_on(lab):
     assert "<|im_start|>" in row["request"]["prompt"]
     assert row["request"]["temperature"] == 0
     assert run.provenance["engines"]["smollm2-135m"]["build"].startswith("b11312")
+
+
+def test_another_file_under_the_same_path_is_another_run(lab, model, tmp_path):
+    file = tmp_path / "m.gguf"
+    shutil.copyfile(model.path, file)
+    grid = Grid({"a": "Say {{ w }}."}, [{"w": "yes"}], [str(file)], [{"temperature": 0, "max_tokens": 2}])
+    before = lab.compare(grid).result(timeout=240)
+    assert lab.compare(grid).run_id == before.run_id
+    other = tmp_path / "other.gguf"
+    shutil.copyfile(model.path, other)
+    with other.open("ab") as stream:
+        stream.write(bytes(32))
+    other.replace(file)
+    after = lab.compare(grid).result(timeout=240)
+    assert after.run_id != before.run_id
+    assert after.progress().cached == 0
+    (was,) = before.provenance["engines"].values()
+    (now,) = after.provenance["engines"].values()
+    assert was["model_sha256"] != now["model_sha256"]
 
 
 def test_sampled_arms_share_seeds_and_a_repeated_run_is_copied_not_asked(lab):

@@ -179,8 +179,18 @@ def test_tells_what_is_missing() -> None:
     cells.loc[cells.index[2:5], "status"] = "pending"
     text = " ".join(Page(report_html(cells, _facts())).text)
     assert "2 failed and 3 not run yet of 48" in text
-    assert "5 inputs without a pair were left out" in text
+    assert "5 of 24 inputs left out (no score in both)" in text
     assert "pending: no answer yet" in text
+
+
+def test_equal_scores_are_drawn_with_an_interval_only_where_their_range_is_known() -> None:
+    cells = cells_of({"plain": [5] * 24, "persona": [5] * 24}, name="stars")
+    page = Page(report_html(cells, _facts()))
+    assert page.tags["svg"] == 1
+    assert re.search(r"5\.0+\s+\(not known\)", " ".join(page.text))
+    declared = _facts(scorers=[{"name": "stars", "function": "m:stars", "low": 1, "high": 5}])
+    assert Page(report_html(cells, declared)).tags["svg"] == 2
+    assert not re.search(r"\bnan\b", report_html(cells, _facts()))
 
 
 def test_without_scores_or_answers() -> None:

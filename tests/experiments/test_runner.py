@@ -305,6 +305,85 @@ def test_a_run_does_not_mix_answers_of_two_engines(store):
     assert "build changed" in run.progress().error
 
 
+# A model that has changed under its name
+
+
+def model(sha256, runtime="b1"):
+    return lambda name: {"model_sha256": sha256, "runtime": runtime}
+
+
+def test_a_finished_run_is_not_the_answer_for_another_model(store):
+    made, first, second, third = grid(3), Rig("old"), Rig("new"), Rig("new")
+    before = run_to_end(store, made, first, identity_for=model("a"))
+    assert run_to_end(store, made, Rig(), identity_for=model("a")).run_id == before.run_id
+    second.fingerprint = third.fingerprint = {"model_sha256": "b"}
+    run = run_to_end(store, made, second, identity_for=model("b"))
+    assert run.run_id != before.run_id
+    assert set(run.cells()["answer"]) == {"new"}
+    assert len(second.calls) == 6
+    assert set(before.cells()["answer"]) == {"old"}
+    assert run.provenance["identities"] == {"m": {"model_sha256": "b", "runtime": "b1"}}
+    # Another runtime is another run too; what its engine says decides what is taken over.
+    other = run_to_end(store, made, third, identity_for=model("b", "b2"))
+    assert other.run_id not in {before.run_id, run.run_id}
+    assert (third.calls, other.progress().cached) == ([], 6)
+
+
+def test_runs_without_a_recorded_identity_continue_as_before(store):
+    made, rig = grid(2), Rig()
+    run = run_to_end(store, made, rig)
+    assert "identities" not in run.provenance
+    assert run_to_end(store, made, rig, identity_for=model("a")).run_id == run.run_id
+    other = made.replace(seed=9)
+    known = run_to_end(store, other, rig, identity_for=model("a"))
+    assert run_to_end(store, other, rig).run_id == known.run_id
+
+
+def test_a_file_that_was_fetched_by_the_run_itself_is_known_from_its_engine(store):
+    made, rig = grid(2), Rig()
+    rig.fingerprint = {"model_sha256": "a"}
+    run = run_to_end(store, made, rig, identity_for=lambda name: {"runtime": "b1"})
+    assert run_to_end(store, made, rig, identity_for=model("a")).run_id == run.run_id
+    rig.fingerprint = {"model_sha256": "b"}
+    assert run_to_end(store, made, rig, identity_for=model("b")).run_id != run.run_id
+
+
+def test_a_run_is_not_resumed_on_another_model(store):
+    rig = Rig(delay=0.02)
+    run = start(grid(20), [CONTAINS], store=store, engine_for=rig, identity_for=model("a"))
+    wait_for(lambda: run.progress().done > 0)
+    run.pause()
+    wait_for(lambda: not run.running)
+    unasked = Rig()
+    changed = open_run(store, run.run_id, engine_for=unasked, identity_for=model("b"))
+    with pytest.raises(ExperimentError, match=r"'m' is not what it was .*model_sha256 changed") as caught:
+        changed.resume()
+    assert caught.value.fields["changed"] == ["model_sha256"]
+    assert unasked.opened == []
+    assert run.status == "paused"
+    open_run(store, run.run_id, engine_for=rig, identity_for=model("a")).resume()
+    assert run.result(timeout=30).status == "done"
+
+
+# Verdicts and reports of a run
+
+
+def test_the_range_of_a_scorer_reaches_its_verdict_and_report(store, tmp_path):
+    def stars(answer, row):
+        return 5
+
+    made = grid(12)
+    bare = run_to_end(store, made, Rig(), [score.function(stars)])
+    assert "range is not known" in bare.verdict("long", over="plain", on="stars", margin=2).method
+    known = run_to_end(store, made, Rig(), [score.function(stars, low=1, high=5)])
+    assert known.run_id == bare.run_id
+    found = known.verdict("long", over="plain", on="score.stars", margin=2)
+    assert found.outcome == "same"
+    page = known.report(tmp_path / "r.html", margin=2).read_text()
+    assert "within a margin of 2" in page
+    assert "within a margin of" not in known.report(tmp_path / "r.html").read_text()
+
+
 # Scorers
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from noa_lab.errors import BadInput, ExperimentError, TemplateInvalid, UnknownName
 from noa_lab.experiments import score
-from noa_lab.experiments._scorer_specs import scorer_from_spec
+from noa_lab.experiments._scorer_specs import declared_range, scorer_from_spec
 from noa_lab.experiments._scorers import Scorer
 
 ROW = {"expected": "Paris", "n": 4, "empty": "", "nothing": None, "nan": math.nan}
@@ -129,6 +130,27 @@ def test_function_values() -> None:
     for wrong in ("yes", math.nan, math.inf, [1]):
         with pytest.raises(ExperimentError, match="returned"):
             mine("", {"value": wrong})
+
+
+def test_function_range() -> None:
+    def stars(answer: str, row: Mapping[str, Any]) -> float:
+        return float(answer)
+
+    mine = score.function(stars, low=1, high=5)
+    assert mine("5", {}) == 5
+    assert score.function(stars, low=1, high=5, negate=True)("5", {}) == 1
+    with pytest.raises(ExperimentError, match="outside of its range from 1 to 5"):
+        mine("6", {})
+    assert (mine.spec()["low"], mine.spec()["high"]) == (1, 5)
+    assert "low" not in score.function(stars).spec()
+    assert declared_range([score.function(stars).spec(), mine.spec()], "score.stars") == (1.0, 5.0)
+    assert declared_range([score.max_words(3).spec()], "max_words") is None
+
+
+@pytest.mark.parametrize("ends", [{"low": 1}, {"high": 1}, {"low": 5, "high": 1}, {"low": 0, "high": math.inf}])
+def test_a_wrong_range_is_refused(ends: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match="is no range"):
+        score.function(max, name="m", **ends)  # type: ignore[arg-type]
 
 
 def test_function_spec_tells_versions_apart_but_cannot_be_made_again() -> None:

@@ -157,9 +157,28 @@ def test_below_ten_inputs_nothing_is_concluded() -> None:
     found = verdict(cells_of(_scores(9, 0, 0, 0)), "persona", over="plain", on="contains")
     assert found.interval[0] > 0
     assert found.outcome == "not enough data"
-    assert found.more_inputs is not None
-    assert found.more_inputs >= 1
-    assert "at least 10 inputs" in found.sentence
+    planned = needed(math.sqrt(0.05 * 0.95), 0.05) - 9
+    assert found.more_inputs == planned
+    assert found.sentence.endswith(
+        f"at least 1 more inputs are needed for any verdict and, planned from the margin alone, about {planned} for 80 % power to see "
+        "a difference of 0.05."
+    )
+
+
+@pytest.mark.parametrize("scores", [(0, 0, 2, 0), (1, 0, 1, 0), (1, 1, 0, 0), (2, 0, 0, 0)])
+def test_with_a_few_inputs_the_outlook_does_not_depend_on_their_scores(scores: tuple[int, int, int, int]) -> None:
+    found = verdict(cells_of(_scores(*scores)), "persona", over="plain", on="contains")
+    assert found.more_inputs == needed(math.sqrt(0.05 * 0.95), 0.05) - 2
+    wide = verdict(cells_of(_scores(*scores)), "persona", over="plain", on="contains", margin=0.6)
+    assert wide.more_inputs == 8
+    assert wide.sentence.endswith("; at least 8 more inputs are needed for any verdict.")
+
+
+def test_with_a_few_inputs_of_an_unknown_range_only_the_minimum_is_promised() -> None:
+    cells = cells_of({"plain": [20, 300], "persona": [25, 7]}, name="words")
+    assert verdict(cells, "persona", over="plain", on="words").more_inputs == 8
+    known = verdict(cells, "persona", over="plain", on="words", margin=5, bounds=(0, 1000))
+    assert known.more_inputs == needed(math.sqrt(5 * 995), 5) - 2
 
 
 def test_more_inputs_looks_at_the_margin_not_at_the_effect() -> None:
@@ -200,6 +219,59 @@ def test_only_pairs_count_and_the_rest_is_reported() -> None:
     found = verdict(cells, "persona", over="plain", on="contains")
     assert (found.n_inputs, found.n_missing) == (21, 3)
     assert found.difference == pytest.approx((7 - 1) / 21)
+    assert (found.n_missing_arm, found.n_missing_over) == (1, 2)
+    assert "3 of 24 inputs left out (no score in both)" in found.sentence
+    assert found.warning == ""
+
+
+def test_an_arm_that_fails_where_it_would_lose_is_no_clean_winner() -> None:
+    cells = cells_of({"plain": [0] * 12 + [1] * 28, "persona": [1] * 40})
+    cells.loc[(cells["prompt"] == "persona") & cells["input_id"].isin([f"i{n}" for n in range(12, 40)]), "status"] = (
+        "failed"
+    )
+    found = verdict(cells, "persona", over="plain", on="contains")
+    assert found.outcome == "better"
+    assert "28 of 40 inputs left out (no score in both)" in found.sentence
+    assert (
+        "Warning: persona has no score on 28 of 40 inputs, plain on 0; this holds for the 12 inputs" in found.sentence
+    )
+    assert found.as_dict()["warning"] == found.warning
+    back = verdict(cells, "plain", over="persona", on="contains")
+    assert back.outcome == "worse"
+    assert "Warning: persona has no score on 28" in back.sentence
+
+
+@pytest.mark.parametrize(
+    ("arm", "over", "warned"),
+    [(8, 0, False), (9, 0, True), (0, 9, True), (6, 3, True), (6, 4, False), (10, 10, False)],
+)
+def test_the_rule_of_the_warning(arm: int, over: int, warned: bool) -> None:
+    cells = cells_of({"plain": [0] * 40, "persona": [1] * 40})
+    lost = [f"persona-{number}-0" for number in range(arm)] + [f"plain-{39 - number}-0" for number in range(over)]
+    cells.loc[cells["cell_id"].isin(lost), "status"] = "failed"
+    found = verdict(cells, "persona", over="plain", on="contains")
+    assert (found.n_missing_arm, found.n_missing_over, found.n_missing) == (arm, over, arm + over)
+    assert bool(found.warning) == ("Warning" in found.sentence) == warned
+
+
+def test_a_score_that_is_not_finite_is_missing() -> None:
+    cells = cells_of({"plain": [0.0] * 12 + [math.inf, math.nan, 0.0], "persona": [1.0] * 14 + [-math.inf]})
+    found = verdict(cells, "persona", over="plain", on="contains")
+    assert (found.n_inputs, found.n_missing, found.difference) == (12, 3, 1.0)
+    assert found.interval[1] <= 1
+
+
+def test_what_was_pooled_is_said() -> None:
+    one = cells_of(_scores(10, 1, 8, 5))
+    two = pd.concat([one, one.assign(model="n")])
+    assert "over" not in verdict(one, "persona", over="plain", on="contains").sentence
+    both = verdict(pd.concat([two, two.assign(sampling=1)]), "persona", over="plain", on="contains")
+    assert (both.n_models, both.n_samplings) == (2, 2)
+    assert both.sentence.endswith("n = 24 inputs); over 2 models, 2 samplings.")
+    assert "; over 2 models." in verdict(two, "persona", over="plain", on="contains").sentence
+    # A model on which one arm has no answer at all is in no pair.
+    two.loc[(two["model"] == "n") & (two["prompt"] == "plain"), "status"] = "failed"
+    assert verdict(two, "persona", over="plain", on="contains").n_models == 1
 
 
 def test_samplings_are_paired_before_they_are_averaged() -> None:
@@ -244,6 +316,41 @@ def test_scores_with_a_range_of_their_own() -> None:
     found = verdict(cells, "persona", over="plain", on="words", margin=1)
     assert found.outcome == "better"
     assert found.interval[0] == pytest.approx(5, abs=0.7)
+
+
+@pytest.mark.parametrize("persona", [5, 7])
+def test_equal_scores_of_an_unknown_range_decide_nothing(persona: int) -> None:
+    cells = cells_of({"plain": [5] * 40, "persona": [persona] * 40}, name="stars")
+    found = verdict(cells, "persona", over="plain", on="stars")
+    assert found.outcome == "not enough data"
+    assert all(math.isnan(end) for end in found.interval)
+    assert "their range is not known" in found.method
+    assert found.more_inputs is None
+    assert "no interval, n = 40 inputs" in found.sentence
+    assert "nothing follows for other inputs" in found.sentence
+    assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["interval"] == [None, None]
+
+
+def test_equal_scores_of_a_known_range_are_worth_something() -> None:
+    cells = cells_of({"plain": [5] * 40, "persona": [5] * 40}, name="stars")
+    found = verdict(cells, "persona", over="plain", on="stars", bounds=(1, 5), margin=0.5)
+    assert found.outcome == "same"
+    assert -0.5 < found.interval[0] < -0.2
+    assert "score interval" in found.method
+    narrow = verdict(cells, "persona", over="plain", on="stars", bounds=(1, 5), margin=0.05)
+    assert narrow.outcome == "not enough data"
+
+
+def test_bounds_are_not_believed_against_the_scores() -> None:
+    cells = cells_of({"plain": [9] * 40, "persona": [9] * 40}, name="stars")
+    assert math.isnan(verdict(cells, "persona", over="plain", on="stars", bounds=(1, 5)).interval[0])
+
+
+def test_0_and_1_of_a_wider_range_are_graded() -> None:
+    cells = cells_of({"plain": [0, 1] * 12, "persona": [1, 1] * 12}, name="stars")
+    wide = verdict(cells, "persona", over="plain", on="stars", bounds=(0, 10))
+    assert "Tango" not in wide.method
+    assert "Tango" in verdict(cells, "persona", over="plain", on="stars").method
 
 
 def test_nothing_to_pair() -> None:
