@@ -19,7 +19,8 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     │   ├── RuntimeRejected           a runtime that failed its smoke test
     │   └── RuntimeMissing            no llama.cpp installed yet
     ├── DownloadFailed                bytes that did not arrive
-    │   └── ChecksumMismatch          bytes that arrived wrong
+    │   ├── ChecksumMismatch          bytes that arrived wrong
+    │   └── ArchiveUnsafe             an archive that would write elsewhere, or fill the disk
     ├── ServerError
     │   ├── ServerExited              llama-server ended by itself
     │   ├── ServerNotReady (TimeoutError)
@@ -45,6 +46,7 @@ from typing import ClassVar
 
 __all__ = [
     "AgentError",
+    "ArchiveUnsafe",
     "BadInput",
     "BuildFailed",
     "Cancelled",
@@ -192,6 +194,10 @@ class DownloadFailed(NoaLabError):
 
 class ChecksumMismatch(DownloadFailed):
     """Bytes that arrived wrong. `fields`: source, expected, found."""
+
+
+class ArchiveUnsafe(DownloadFailed):
+    """An archive that would write outside its folder, or fill the disk. `fields`: source, reason, member."""
 
 
 class ServerError(NoaLabError):

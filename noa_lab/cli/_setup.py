@@ -1,4 +1,4 @@
-"""`noa-lab check | install | runtimes | lab`."""
+"""`noa-lab check | install | rollback | runtimes | lab`."""
 
 from __future__ import annotations
 
@@ -30,17 +30,58 @@ def check(as_json: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--from",
+    "source",
+    default="auto",
+    metavar="auto|release|source|system|PATH",
+    help="Prebuilt, compiled here, found on this machine, or an archive or folder of programs.  [default: auto]",
+)
+@click.option("--source", "source_path", metavar="PATH", help="llama.cpp's source: an archive, a checkout or a folder.")
+@click.option("--tag", metavar="TAG", help="Release: bNNNN, latest-stable or latest-nightly.")
+@click.option("--backend", metavar="NAME", help="cpu, cuda, vulkan, rocm, metal, ...")
+@click.option("--native", is_flag=True, help="Compile for this very CPU.")
+@click.option("--mirror", metavar="URL", help="A copy of llama.cpp's releases.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def install(as_json: bool) -> None:
-    """Build llama.cpp once, verify it with the default model, put it in place."""
+def install(
+    source: str,
+    source_path: str | None,
+    tag: str | None,
+    backend: str | None,
+    native: bool,
+    mirror: str | None,
+    as_json: bool,
+) -> None:
+    """Get llama.cpp, verify it with the default model, put it in place."""
     lab = Lab()
-    runtime = lab.install(report=TerminalReport())
+    runtime = lab.install(
+        source=source,
+        source_path=source_path,
+        tag=tag,
+        backend=backend,
+        native=native,
+        mirror=mirror,
+        report=TerminalReport(),
+    )
     model = lab.models.get()
+    for note in runtime.notes:
+        click.echo(f"! {note}", err=True)
     if as_json:
         print_json({"runtime": runtime.as_dict(), "model": model.as_dict()})
         return
     click.echo(describe(runtime))
     click.echo(f"Model    {model.name}, sha256 {model.sha256}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rollback(as_json: bool) -> None:
+    """Use the llama.cpp that was used before the current one."""
+    runtime = Lab().rollback()
+    if as_json:
+        print_json({"runtime": runtime.as_dict()})
+        return
+    click.echo(describe(runtime))
 
 
 @click.command()
@@ -51,8 +92,8 @@ def runtimes(as_json: bool) -> None:
     if as_json:
         print_json({"runtimes": [runtime.as_dict() for runtime in found]})
         return
-    rows = [(r.id, r.tag, r.build_number, r.commit, r.backend, r.source, r.threads) for r in found]
-    print_table("", ("id", "tag", "build", "commit", "backend", "source", "threads"), rows)
+    rows = [(r.id, ", ".join(r.marks), r.tag, r.build_number, r.commit, r.backend, r.source, r.threads) for r in found]
+    print_table("", ("id", "used as", "tag", "build", "commit", "backend", "source", "threads"), rows)
 
 
 @click.command("lab")
@@ -93,12 +134,12 @@ def jupyter_lab(no_browser: bool) -> None:
 
 
 def describe(runtime: Runtime) -> str:
-    """A runtime in two lines: what it is, and how it was built."""
-    flags = " ".join(runtime.flags) or "-"
+    """A runtime in two lines: what it is, and how it was built or where it came from."""
+    flags = " ".join(runtime.flags) or runtime.url or "-"
     return (
-        f"Runtime  llama.cpp {runtime.tag} (build {runtime.build_number}, commit {runtime.commit}, {runtime.backend}, "
+        f"Runtime  llama.cpp {runtime.tag or runtime.source} (build {runtime.build_number}, commit {runtime.commit}, {runtime.backend}, "
         f"{runtime.threads} threads)\n         {runtime.compiler}; {flags}"
     )
 
 
-COMMANDS: tuple[click.Command, ...] = (check, install, runtimes, jupyter_lab)
+COMMANDS: tuple[click.Command, ...] = (check, install, rollback, runtimes, jupyter_lab)

@@ -1,8 +1,10 @@
-"""llama.cpp on this machine: built, found, verified.
+"""llama.cpp on this machine: prebuilt, built, found; verified before it is used, and replaceable.
 
 The model that a runtime is verified with comes in as an argument: nothing here knows the catalogue.
 """
 
+from noa_lab.runtime._advisories import Advice, advice_for, refuse_known_bad
+from noa_lab.runtime._backends import Choice, Gpu, choose_backend
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._install import install
 from noa_lab.runtime._lock import exclusive
@@ -13,18 +15,25 @@ from noa_lab.runtime._pypi import download_distribution
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._smoke import SmokeResult, smoke_test
 from noa_lab.runtime._source import check_disk
-from noa_lab.runtime._store import current, embedded, runtimes
+from noa_lab.runtime._store import current, embedded, rollback, runtimes
+from noa_lab.runtime._wish import WAYS
 
 __all__ = [
     "PATIENT_THREADS",
     "PIN",
     "PROGRAMS",
+    "WAYS",
+    "Advice",
+    "Choice",
+    "Gpu",
     "Machine",
     "Pin",
     "Runtime",
     "SmokeResult",
+    "advice_for",
     "bindings_linked",
     "check_disk",
+    "choose_backend",
     "current",
     "download_distribution",
     "embedded",
@@ -32,6 +41,8 @@ __all__ = [
     "install",
     "link_bindings",
     "machine",
+    "refuse_known_bad",
+    "rollback",
     "runtimes",
     "smoke_test",
 ]

@@ -15,7 +15,14 @@ from noa_lab.runtime._process import clean_environment, run
 from noa_lab.runtime._rejection import rejected_for
 from noa_lab.runtime._runtime import Runtime
 
-__all__ = ["bindings_linked", "library_folder", "link_bindings", "shared_libraries", "unlink_bindings"]
+__all__ = [
+    "bindings_linked",
+    "library_folder",
+    "link_bindings",
+    "own_libraries",
+    "shared_libraries",
+    "unlink_bindings",
+]
 
 _STAMP = "noa-lab-runtime.txt"
 
@@ -131,15 +138,21 @@ def unlink_bindings() -> None:
     (folder / _STAMP).unlink(missing_ok=True)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    if not folder.is_dir() or (folder / _STAMP).is_file():
-        return
-    foreign = [
+def own_libraries() -> list[str]:
+    """Names of llama.cpp's libraries that the bindings brought themselves, as conda's do; empty when they are ours to give."""
+    folder = library_folder()
+    if folder is None or not folder.is_dir() or (folder / _STAMP).is_file():
+        return []
+    return sorted(
         path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink() and "llama" in path.name
-    ]
+    )
+
+
+def _refuse_foreign(folder: Path) -> None:
+    foreign = own_libraries()
     if foreign:
         raise SetupError(
-            f"llama-cpp-python brings libraries of its own ({', '.join(sorted(foreign)[:3])} in {folder}).",
+            f"llama-cpp-python brings libraries of its own ({', '.join(foreign[:3])} in {folder}).",
             fix="Use noa_lab in an environment of its own: `python lab.py` makes one.",
             folder=str(folder),
         )

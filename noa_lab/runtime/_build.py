@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from noa_lab.errors import BuildFailed, DiskFull
@@ -23,6 +24,15 @@ _BYTES_PER_JOB = 1_200_000_000
 
 _NINJA_STEP = re.compile(r"^\[(\d+)/(\d+)\] (.*)")
 _EXCERPT_LINES = 40
+_LACKING = {
+    "CUDA::cublas": "The CUDA toolkit here has no cuBLAS: install it whole (on Debian and Ubuntu `libcublas-dev-<version>`).",
+    "Could NOT find Vulkan": "Install Vulkan's headers and loader (on Debian and Ubuntu `libvulkan-dev`).",
+    "SPIRV-Headers": "Install the SPIR-V headers (on Debian and Ubuntu `spirv-headers`).",
+    "hip-config.cmake": "Install ROCm's development files (on Debian and Ubuntu `rocm-hip-sdk`).",
+    "hipblas": "Install ROCm's libraries with their development files (on Debian and Ubuntu `rocm-hip-sdk`).",
+    "unsupported GNU version": "The CUDA compiler wants an older C++ compiler: set CUDAHOSTCXX to one, then start it again.",
+}
+"""What CMake or a compiler says when a part of a backend's toolkit is missing, and what to do then."""
 
 
 def jobs_for(cores: int, memory_bytes: int) -> int:
@@ -43,6 +53,8 @@ def build(
     tools: Toolchain,
     home: Home,
     *,
+    programs: tuple[str, ...] = PROGRAMS,
+    variables: Mapping[str, str] | None = None,
     report: Report,
     cancel: CancelToken | None,
 ) -> Path:
@@ -56,6 +68,8 @@ def build(
         pin: What is compiled; the source has no git history to tell.
         tools: What compiles.
         home: Where the log goes.
+        programs: CMake targets to build.
+        variables: Environment variables that the backend's toolkit needs.
         report: Told about the progress.
         cancel: Ends the compiler and everything it started.
 
@@ -67,12 +81,13 @@ def build(
         DiskFull: When there is no space for the build.
         Cancelled: When `cancel` was.
     """
-    check_disk(folder.parent, pin.build_bytes)
+    check_disk(folder.parent, pin.build_bytes * recipe.bulk)
     log = home.logs / f"{folder.name}.log"
     log.unlink(missing_ok=True)
     private = folder / "private"
     private.mkdir(parents=True, exist_ok=True)
     environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
+    environment |= variables or {}
     configure: list[str | Path] = [
         tools.cmake,
         *("-S", str(source), "-B", str(folder)),
@@ -94,7 +109,7 @@ def build(
         "-j",
         str(jobs),
         "--target",
-        *PROGRAMS,
+        *programs,
     ]
     _step("Build llama.cpp", compile_, environment, log, report, cancel)
     return output_folder(folder)
@@ -142,10 +157,11 @@ def _failure(step: str, done: Finished, log: Path) -> Exception:
     starved = any(
         word in excerpt for word in ("Killed signal terminated program", "out of memory", "virtual memory exhausted")
     )
+    lacking = next((fix for sign, fix in _LACKING.items() if sign in excerpt), None)
     fix = (
         "The compiler ran out of memory: close other programs, then start it again."
         if starved
-        else f"Read the compiler's words above; the whole log is {log}."
+        else lacking or f"Read the compiler's words above; the whole log is {log}."
     )
     return BuildFailed(
         f"{step} failed ({describe_exit(done.returncode)}):\n{excerpt}",

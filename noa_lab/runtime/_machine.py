@@ -53,8 +53,8 @@ class Machine:
         physical_cores: Physical cores of the machine.
         memory_bytes: Memory of the machine, or of the container that this process is in.
         memory_available_bytes: What of it a new process could use.
-        features: Instruction sets that decide how fast models run, as the CPU *advertises* them: a virtual machine may advertise some
-            (AMX) that die when used, which is why every build is tried in a child process.
+        features: Instruction sets that decide how fast models run, as far as the operating system lets programs use them. A virtual
+            machine may still advertise some (AMX) that die when used, which is why every build is tried in a child process.
         gpus: Graphics processors that programs could use, by what was seen of them; empty when none was.
     """
 
@@ -133,7 +133,7 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
         return _linux_cpu(_read(Path("/proc/cpuinfo")))
     if platform.system() == "Darwin":
         return _mac_cpu()
-    return platform.processor() or platform.machine(), ("neon",) if architecture() == "arm64" else ()
+    return platform.processor() or platform.machine(), _windows_features()
 
 
 def _linux_cpu(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
@@ -143,7 +143,42 @@ def _linux_cpu(cpuinfo: str) -> tuple[str, tuple[str, ...]]:
         facts[key.strip().lower()] = value.strip()
     name = facts.get("model name") or facts.get("cpu part") or platform.machine()
     present = set((facts.get("flags") or facts.get("features") or "").split())
+    if not _tiles_allowed():
+        present = {flag for flag in present if not flag.startswith("amx")}
     return name, tuple(ours for theirs, ours in _FEATURES.items() if theirs in present)
+
+
+def _tiles_allowed() -> bool:
+    """Whether Linux lets a program have AMX's tile registers; it lists the CPU's flags even where its own build cannot save them.
+
+    arch_prctl(ARCH_GET_XCOMP_SUPP) tells what the kernel supports and changes nothing (Linux, Documentation/arch/x86/xstate.rst).
+    """
+    if sys.platform != "linux" or architecture() != "x86_64":
+        return False
+    import ctypes
+
+    arch_prctl, get_supported, tile_data = 158, 0x1021, 1 << 18
+    found = ctypes.c_ulong(0)
+    try:
+        answer = ctypes.CDLL(None).syscall(arch_prctl, get_supported, ctypes.byref(found))
+    except (OSError, AttributeError):
+        return False
+    return answer == 0 and bool(found.value & tile_data)
+
+
+_WINDOWS_FEATURES = {38: "sse42", 39: "avx", 40: "avx2", 41: "avx512f", 19: "neon", 43: "dotprod"}
+"""Numbers of IsProcessorFeaturePresent (winnt.h), which says what Windows lets programs use."""
+
+
+def _windows_features() -> tuple[str, ...]:
+    import ctypes
+
+    kernel = getattr(ctypes, "windll", None)
+    if kernel is None:
+        return ()
+    present = [name for number, name in _WINDOWS_FEATURES.items() if kernel.kernel32.IsProcessorFeaturePresent(number)]
+    # It has no numbers for these three; every CPU with AVX2 has them.
+    return (*present, "fma", "f16c", "bmi2") if "avx2" in present else tuple(present)
 
 
 def _mac_cpu() -> tuple[str, tuple[str, ...]]:
@@ -153,21 +188,21 @@ def _mac_cpu() -> tuple[str, tuple[str, ...]]:
         done = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
+    name = sysctl("machdep.cpu.brand_string")
     if architecture() == "arm64":
-        return sysctl("machdep.cpu.brand_string"), ("neon",)
-    present = {
-        flag.lower() for flag in f"{sysctl('machdep.cpu.features')} {sysctl('machdep.cpu.leaf7_features')}".split()
+        optional = {"hw.optional.arm.FEAT_DotProd": "dotprod", "hw.optional.arm.FEAT_I8MM": "i8mm"}
+        return name, ("neon", *(ours for theirs, ours in optional.items() if sysctl(theirs) == "1"))
+    # Under hw.optional macOS lists what programs may use; AVX-512 for example not before they ask for it.
+    optional = {
+        "hw.optional.sse4_2": "sse42",
+        "hw.optional.avx1_0": "avx",
+        "hw.optional.avx2_0": "avx2",
+        "hw.optional.fma": "fma",
+        "hw.optional.f16c": "f16c",
+        "hw.optional.bmi2": "bmi2",
+        "hw.optional.avx512f": "avx512f",
     }
-    names = {
-        "sse4.2": "sse42",
-        "avx1.0": "avx",
-        "avx2": "avx2",
-        "fma": "fma",
-        "f16c": "f16c",
-        "bmi2": "bmi2",
-        "avx512f": "avx512f",
-    }
-    return sysctl("machdep.cpu.brand_string"), tuple(ours for theirs, ours in names.items() if theirs in present)
+    return name, tuple(ours for theirs, ours in optional.items() if sysctl(theirs) == "1")
 
 
 def _gpus() -> tuple[str, ...]:

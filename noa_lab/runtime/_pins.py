@@ -8,7 +8,20 @@ import re
 import sys
 from dataclasses import dataclass
 
-__all__ = ["PIN", "PROGRAMS", "Pin", "Recipe", "build_id", "recipes"]
+from noa_lab.errors import BadInput, UnknownName
+
+__all__ = [
+    "BACKENDS",
+    "PIN",
+    "PROGRAMS",
+    "Pin",
+    "Recipe",
+    "architecture",
+    "build_id",
+    "known_backend",
+    "recipe_for",
+    "recipes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +79,12 @@ class Recipe:
     """One way to compile llama.cpp.
 
     Attributes:
-        name: "portable", "baseline".
+        name: "portable", "baseline", "native".
         says: What it is, in words.
-        backend: "cpu" or "metal".
+        backend: One of `BACKENDS`.
         flags: CMake options.
         needs: Instruction sets that it uses, as `Machine.features` names them.
+        bulk: How many times the disk space of a CPU build it takes; estimated, on the large side.
     """
 
     name: str
@@ -78,7 +92,19 @@ class Recipe:
     backend: str
     flags: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    bulk: int = 1
 
+
+BACKENDS = ("cpu", "cuda", "vulkan", "rocm", "metal")
+"""What noa_lab can compile llama.cpp for; "hip" is another name for "rocm". Releases have more."""
+
+_GPU_BUILDS: dict[str, tuple[str, tuple[str, ...], int]] = {
+    # NCCL is for several machines, and its absence would be a warning in every log.
+    "cuda": ("NVIDIA GPUs (CUDA)", ("-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF"), 15),
+    "vulkan": ("GPUs with a Vulkan driver", ("-DGGML_VULKAN=ON",), 4),
+    "rocm": ("AMD GPUs (HIP)", ("-DGGML_HIP=ON",), 15),
+    "metal": ("Apple silicon with Metal", ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"), 1),
+}
 
 _COMMON = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -129,6 +155,67 @@ def recipes(system: str = sys.platform, arch: str | None = None) -> tuple[Recipe
     return (
         Recipe("portable", "any x86-64 CPU with AVX2 (2013 and later)", "cpu", portable, needs=_AVX2_NEEDS),
         Recipe("baseline", "any x86-64 CPU, without AVX", "cpu", baseline),
+    )
+
+
+def known_backend(name: str) -> str:
+    """A backend by noa_lab's name for it.
+
+    Raises:
+        UnknownName: When there is no such backend.
+    """
+    plain = {"hip": "rocm"}.get(name.lower(), name.lower())
+    if plain not in BACKENDS:
+        raise UnknownName.among("backend", name, BACKENDS, where="the recipes")
+    return plain
+
+
+def recipe_for(
+    backend: str,
+    *,
+    native: bool = False,
+    gpu_targets: tuple[str, ...] = (),
+    system: str = sys.platform,
+    arch: str | None = None,
+) -> Recipe:
+    """The recipe for a backend.
+
+    Args:
+        backend: One of `BACKENDS`.
+        native: Compile for this very CPU (and GPU): faster, runs nowhere else, and dies on a CPU that advertises what it must not use.
+        gpu_targets: AMD's names for the GPUs to compile for, for example "gfx1100"; none lets llama.cpp choose.
+        system: `sys.platform` of the machine.
+        arch: Its architecture; default: this machine's.
+
+    Raises:
+        BadInput: When noa_lab has no recipe for it, or none for it on this system.
+    """
+    portable = next(each for each in recipes(system, arch) if each.name == "portable")
+    others = tuple(flag for flag in portable.flags if not flag.startswith(("-DGGML_NATIVE=", "-DGGML_METAL")))
+    cpu = f"-DGGML_NATIVE={'ON' if native else 'OFF'}"
+    metal_off = ("-DGGML_METAL=OFF",) if system == "darwin" and backend != "metal" else ()
+    name = "native" if native else "portable"
+    if backend == "cpu":
+        if not native and portable.backend == "cpu":
+            return portable
+        says = "this very CPU (native)" if native else "the CPU alone"
+        return Recipe(name, says, "cpu", (*others, *metal_off, cpu), needs=() if native else portable.needs)
+    if backend not in _GPU_BUILDS or (backend == "metal") != (system == "darwin"):
+        wanted = [each for each in ("cpu", *_GPU_BUILDS) if (each == "metal") == (system == "darwin") or each == "cpu"]
+        raise BadInput(
+            f"noa_lab cannot compile llama.cpp for {backend!r} on this system.",
+            fix=f"Choose one of {', '.join(wanted)}, or get a prebuilt one: `noa-lab install --from release`.",
+            field="backend",
+            value=backend,
+        )
+    says, flags, bulk = _GPU_BUILDS[backend]
+    if backend == "cuda" and native:
+        flags = (*flags, "-DCMAKE_CUDA_ARCHITECTURES=native")
+    if backend == "rocm" and gpu_targets:
+        flags = (*flags, f"-DGPU_TARGETS={';'.join(gpu_targets)}")
+    needs = () if native else portable.needs
+    return Recipe(
+        name, f"{says}{', this very CPU' if native else ''}", backend, (*others, *metal_off, cpu, *flags), needs, bulk
     )
 
 

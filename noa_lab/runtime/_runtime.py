@@ -11,6 +11,18 @@ from noa_lab.errors import UnknownName
 
 __all__ = ["Runtime"]
 
+_RENAMED = {
+    "main": "llama-cli",
+    "server": "llama-server",
+    "quantize": "llama-quantize",
+    "perplexity": "llama-perplexity",
+    "imatrix": "llama-imatrix",
+    "tokenize": "llama-tokenize",
+    "gguf-split": "llama-gguf-split",
+    "rpc-server": "ggml-rpc-server",
+}
+"""llama.cpp's programs before June 2024, and their successors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -19,8 +31,9 @@ class Runtime:
     Attributes:
         id: Name of its folder under `runtimes/`.
         folder: Where its programs are.
-        source: How it came: "sdist" (built from the source inside the llama-cpp-python sdist), later also "release", "system", "path".
-        tag: llama.cpp's release tag, for example "b11312".
+        source: How it came: "sdist" (built from the source inside the llama-cpp-python sdist), "source" (built from source that the user
+            gave), "release" (prebuilt), "path" (programs that the user gave, copied), "system" (found here, used where it is).
+        tag: llama.cpp's release tag, for example "b11312"; "" where it is not known.
         build_number: llama.cpp's build number as the binary itself reports it.
         commit: llama.cpp's commit (short), as the binary reports it.
         backend: "cpu", "cuda", "metal", ...
@@ -30,6 +43,14 @@ class Runtime:
         tools: Names of its programs, without ".exe".
         files: sha256 of every file, by name.
         server_flags: The options its llama-server understands, from `--help`.
+        url: Where it came from: an address, or a path.
+        digests: sha256 of the archives that it came in, by name.
+        verified: Whether those digests were checked against a published one; None where it did not come in an archive.
+        devices: The devices it sees beside the CPU, from `--list-devices`.
+        installed: When it was put in place (ISO 8601, UTC).
+        stamps: Size and time of change of its files by name, where they are used in a place that is not the home's.
+        marks: What it is used for: "current", "embedded", "previous" (where `rollback` goes); not part of the manifest.
+        notes: On what `install` returns: what was tried first and why it is not this; not part of the manifest.
     """
 
     id: str
@@ -45,17 +66,34 @@ class Runtime:
     tools: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     server_flags: tuple[str, ...] = ()
+    url: str = ""
+    digests: dict[str, str] = field(default_factory=dict)
+    verified: bool | None = None
+    devices: tuple[str, ...] = ()
+    installed: str = field(default="", compare=False)
+    stamps: dict[str, str] = field(default_factory=dict)
+    marks: tuple[str, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def tool(self, name: str) -> Path:
         """Path of one of its programs, for example "llama-quantize".
 
+        The names of 2023 ("quantize", "main", "server") mean their successors; where a runtime is that old, the present names mean them.
+
         Raises:
             UnknownName: When this runtime has no such program.
         """
-        if name not in self.tools:
+        plain = name.removesuffix(".exe")
+        older = [old for old, new in _RENAMED.items() if new == plain]
+        found = next((each for each in (plain, _RENAMED.get(plain, ""), *older) if each in self.tools), None)
+        if found is None:
             raise UnknownName.among("program", name, self.tools, where=f"runtime {self.id}")
-        return self.folder / (f"{name}.exe" if os.name == "nt" else name)
+        return self.folder / (f"{found}.exe" if os.name == "nt" else found)
 
     def as_dict(self) -> dict[str, Any]:
-        """The manifest, ready for JSON."""
+        """All of it, ready for JSON."""
         return {**asdict(self), "folder": str(self.folder)}
+
+    def manifest(self) -> dict[str, Any]:
+        """What is kept about it in its folder, ready for JSON."""
+        return {name: value for name, value in self.as_dict().items() if name not in {"marks", "notes"}}

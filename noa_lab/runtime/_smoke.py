@@ -33,11 +33,18 @@ _ANSWER_SECONDS = 120.0
 _ASK_SECONDS = 30.0
 _HTTP_SECONDS = 600.0
 _TOKENS = 8
-_LISTENING = re.compile(r"listening on (?:http://)?[^ ]*?:(\d+)\s*$")
-_VERSION = re.compile(r"\(build (\d+), commit ([0-9a-f]+|unknown)\)")
-_OLD_VERSION = re.compile(r"version: (\d+) \(([0-9a-f]+|unknown)\)")
+_LISTENING = re.compile(r"listening on (?:http://)?[^ ]*?:(\d+)(?: - starting the main loop)?\s*$")
+_VERSIONS = (
+    re.compile(r"\(build (?P<build>\d+), commit (?P<commit>\w+)\)"),
+    re.compile(r"version: (?P<build>\d+) \((?P<commit>[^)]{1,60})\)"),
+    re.compile(r"\bb(?P<build>\d{3,6})-(?P<commit>[0-9a-f]{7,40})\b"),
+    # A distribution's own: "version: 0.6.0", "llama-server v0.5.0-dev".
+    re.compile(r"(?:version:?|llama[\w.-]*) v?\d+\.\d+(?:\.\d+)?(?:[-+.]\w+)*\s*$", re.MULTILINE),
+)
+_BUILD_INFO = re.compile(r"b(\d+)-([0-9a-f]{7,40})")
 _MODEL_FAULT = re.compile(r"failed to load model|error loading model|failed to open GGUF", re.IGNORECASE)
 _COMPILER = re.compile(r"built with (.+)")
+_DEVICE = re.compile(r"[A-Za-z][\w-]*: ")
 _FLAG = re.compile(r"(--?[a-zA-Z][\w-]*),?")
 
 
@@ -46,11 +53,12 @@ class SmokeResult:
     """What the trial found.
 
     Attributes:
-        build_number: llama.cpp's build number by the binary's own word.
-        commit: Its commit, short.
+        build_number: llama.cpp's build number by the binary's own word; 0 where it does not know.
+        commit: Its commit, short; "unknown" where it does not know. Distributions often build from an archive without a history.
         compiler: What compiled it.
         server_flags: The options that its llama-server understands.
         seconds: How long the server took from its start to the last of 8 tokens.
+        devices: What it can compute with beside the CPU, as it names them: "CUDA0: NVIDIA GeForce RTX 4090 (24563 MiB, ...)".
     """
 
     build_number: int
@@ -58,6 +66,7 @@ class SmokeResult:
     compiler: str
     server_flags: tuple[str, ...]
     seconds: float
+    devices: tuple[str, ...] = ()
 
 
 def program(folder: Path, name: str) -> Path:
@@ -95,23 +104,39 @@ def smoke_test(
         environment = clean_environment(private)
         number, commit, compiler = _version(server, environment, cancel)
         flags = _flags(server, environment, cancel)
+        devices = _devices(server, environment, cancel) if "--list-devices" in flags else ()
         started = time.monotonic()
-        _try_server(server, model, private, start_seconds, answer_seconds, cancel)
-        return SmokeResult(number, commit, compiler, flags, time.monotonic() - started)
+        info = _try_server(server, model, private, flags, (start_seconds, answer_seconds), cancel)
+        seconds = time.monotonic() - started
+        told = _BUILD_INFO.fullmatch(info)
+        if told and commit == "unknown":
+            number, commit = int(told[1]), told[2]
+        return SmokeResult(number, commit, compiler, flags, seconds, devices)
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
 
 def _version(server: Path, environment: dict[str, str], cancel: CancelToken | None) -> tuple[int, str, str]:
     text = _ask(server, "--version", environment, cancel)
-    match = _VERSION.search(text) or _OLD_VERSION.search(text)
+    match = next((found for found in (pattern.search(text) for pattern in _VERSIONS) if found), None)
     if match is None:
         shown = text.strip().splitlines()[0][:200] if text.strip() else "nothing"
         raise rejected(
             server.parent, f"`{server.name} --version` printed {shown!r}, which names no build", "foreign version"
         )
     compiler = _COMPILER.search(text)
-    return int(match[1]), match[2], compiler[1].strip() if compiler else ""
+    told = match.groupdict()
+    commit = told.get("commit", "")
+    known = re.fullmatch(r"[0-9a-f]{7,40}", commit) is not None
+    return int(told.get("build", 0)), commit if known else "unknown", compiler[1].strip() if compiler else ""
+
+
+def _devices(server: Path, environment: dict[str, str], cancel: CancelToken | None) -> tuple[str, ...]:
+    lines = [line.strip() for line in _ask(server, "--list-devices", environment, cancel).splitlines()]
+    start = next(
+        (index for index, line in enumerate(lines) if line.lower().startswith("available devices")), len(lines)
+    )
+    return tuple(line for line in lines[start + 1 :] if _DEVICE.match(line))
 
 
 def _flags(server: Path, environment: dict[str, str], cancel: CancelToken | None) -> tuple[str, ...]:
@@ -135,17 +160,25 @@ def _ask(server: Path, option: str, environment: dict[str, str], cancel: CancelT
 
 
 def _try_server(
-    server: Path, model: Path, private: Path, start_seconds: float, answer_seconds: float, cancel: CancelToken | None
-) -> None:
+    server: Path,
+    model: Path,
+    private: Path,
+    flags: tuple[str, ...],
+    seconds: tuple[float, float],
+    cancel: CancelToken | None,
+) -> str:
+    """Start it, ask it; returns how it names its build ("b11312-0c1e57098"), "" where it does not."""
     key = secrets.token_urlsafe(24)
     # One thread: the trial is about what works, and on a busy machine several would wait for each other.
-    listen = ["--host", "127.0.0.1", "--port", "0", "--offline", "--no-ui", "--cors-origins", "localhost"]
-    options = [*listen, "-c", "512", "-np", "1", "-t", "1", "-tb", "1"]
+    options = ["--host", "127.0.0.1", "--port", "0", "-c", "512", "-np", "1", "-t", "1", "-tb", "1"]
+    # Releases of 2024 lack these.
+    for option in (["--offline"], ["--no-ui"], ["--cors-origins", "localhost"]):
+        options += option if option[0] in flags else []
     with Child(
         [server, "-m", model, *options], env=clean_environment(private, LLAMA_API_KEY=key), cwd=private
     ) as child:
-        port = _await_port(child, server, start_seconds, cancel)
-        _ask_server(child, server, port, key, answer_seconds, cancel)
+        port = _await_port(child, server, seconds[0], cancel)
+        return _ask_server(child, server, port, key, seconds[1], cancel)
 
 
 def _await_port(child: Child, server: Path, seconds: float, cancel: CancelToken | None) -> int:
@@ -159,7 +192,7 @@ def _await_port(child: Child, server: Path, seconds: float, cancel: CancelToken 
     raise _died(child, server, "while it loaded the model")
 
 
-def _ask_server(child: Child, server: Path, port: int, key: str, seconds: float, cancel: CancelToken | None) -> None:
+def _ask_server(child: Child, server: Path, port: int, key: str, seconds: float, cancel: CancelToken | None) -> str:
     request = {"prompt": "Once upon a time", "n_predict": _TOKENS, "temperature": 0.0, "seed": 1, "ignore_eos": True}
     try:
         answer = _patiently(lambda: _http(port, key, "/completion", request), seconds, cancel)
@@ -177,8 +210,10 @@ def _ask_server(child: Child, server: Path, port: int, key: str, seconds: float,
         raise rejected(
             server.parent, f"{server.name} was asked for {_TOKENS} tokens and gave {count}: {text!r}", "wrong answer"
         )
-    if "build_info" not in props:
+    # Servers of 2024 give their settings, but not their build.
+    if not {"build_info", "default_generation_settings"} & set(props):
         raise rejected(server.parent, f"{server.name} does not say what it is in /props", "wrong answer")
+    return str(props.get("build_info", ""))
 
 
 def _patiently(ask: Callable[[], dict[str, Any]], seconds: float, cancel: CancelToken | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from noa_lab.errors import DiskFull, DownloadFailed
 from noa_lab.events import CancelToken, Progress, Report
-from noa_lab.runtime._extract import extract
+from noa_lab.runtime._archive import extract
 from noa_lab.runtime._pins import Pin
 from noa_lab.runtime._pypi import download_distribution
 

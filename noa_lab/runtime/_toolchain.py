@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noa_lab.errors import ToolMissing
+from noa_lab.runtime._backends import which
 
-__all__ = ["Toolchain", "find_toolchain"]
+__all__ = ["Toolchain", "find_toolchain", "find_toolkit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,69 @@ def find_toolchain() -> Toolchain:
     if ninja is None:
         raise ToolMissing("Ninja is missing.", fix=f"Run `{sys.executable} -m pip install ninja`.", tool="ninja")
     return Toolchain(cmake, ninja, compiler)
+
+
+def find_toolkit(backend: str) -> dict[str, str]:
+    """Make sure that what a backend is compiled with is here.
+
+    Args:
+        backend: "cpu", "cuda", "vulkan", "rocm" or "metal".
+
+    Returns:
+        Environment variables that the build needs to find it.
+
+    Raises:
+        ToolMissing: With the program that is missing, and where to get it.
+    """
+    if backend == "cuda":
+        roots = [os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", ""), "/usr/local/cuda", "/opt/cuda"]
+        compiler = _toolkit_program("nvcc", roots, os.environ.get("CUDACXX"))
+        if compiler is None:
+            raise _no_toolkit(
+                "nvcc", "NVIDIA's CUDA compiler", "CUDA toolkit", "https://developer.nvidia.com/cuda-downloads"
+            )
+        return {"CUDACXX": str(compiler)}
+    if backend == "vulkan":
+        compiler = _toolkit_program("glslc", [os.environ.get("VULKAN_SDK", "")], None)
+        if compiler is None:
+            packages = "libvulkan-dev glslc spirv-headers" if shutil.which("apt-get") else "the Vulkan SDK"
+            raise _no_toolkit("glslc", "the Vulkan shader compiler", packages, "https://vulkan.lunarg.com/sdk/home")
+        return {}
+    if backend == "rocm":
+        roots = [os.environ.get("ROCM_PATH", ""), os.environ.get("HIP_PATH", ""), "/opt/rocm"]
+        compiler = _toolkit_program("hipcc", roots, None)
+        if compiler is None:
+            raise _no_toolkit("hipcc", "AMD's HIP compiler", "ROCm", "https://rocm.docs.amd.com")
+        root = compiler.resolve().parent.parent
+        clang = next(
+            (
+                path
+                for path in (root / "llvm" / "bin" / "clang", root / "lib" / "llvm" / "bin" / "clang")
+                if path.is_file()
+            ),
+            None,
+        )
+        return {"HIP_PATH": str(root)} | ({"HIPCXX": str(clang)} if clang else {})
+    if backend == "metal" and sys.platform != "darwin":
+        raise ToolMissing(
+            "Metal is on macOS alone.", fix="Choose another backend: cpu, cuda, vulkan or rocm.", tool="metal"
+        )
+    return {}
+
+
+def _toolkit_program(name: str, roots: list[str], named: str | None) -> Path | None:
+    places = [str(Path(root) / "bin") for root in roots if root]
+    found = (
+        (shutil.which(named) if named else None)
+        or which(name)
+        or shutil.which(name, path=os.pathsep.join(places) or os.devnull)
+    )
+    return Path(found).absolute() if found else None
+
+
+def _no_toolkit(tool: str, what: str, package: str, address: str) -> ToolMissing:
+    fix = f"Install {package} ({address}), or get a prebuilt llama.cpp: `noa-lab install --from release`."
+    return ToolMissing(f"{tool}, {what}, is not on this machine.", fix=fix, tool=tool)
 
 
 def _program(name: str) -> Path | None:

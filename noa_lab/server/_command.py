@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import BadInput, ServerError
-from noa_lab.runtime import PATIENT_THREADS
+from noa_lab.runtime import PATIENT_THREADS, refuse_known_bad
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -68,6 +68,7 @@ def plan_launch(runtime: Runtime, model: ModelFile, settings: ServerSettings) ->
     Raises:
         BadInput: When the model's path cannot be handed to llama-server.
         ServerError: When this llama-server lacks an option without which it cannot be supervised.
+        SetupError: When a known fault of this build forbids to start it so.
         UnknownName: When the runtime has no llama-server.
     """
     path = str(Path(model.path).absolute())
@@ -88,6 +89,9 @@ def plan_launch(runtime: Runtime, model: ModelFile, settings: ServerSettings) ->
             flags=lost,
         )
     notes += tuple(f"llama-server of runtime {runtime.id} has no option {flag}: it runs without." for flag in missing)
+    advice = refuse_known_bad(runtime.build_number, arguments)
+    # Of a build without a number nothing certain can be said at every start; `check` says what there is.
+    notes += tuple(str(each) for each in advice if each.action == "warn" and runtime.build_number > 1)
     return Launch(
         argv=(str(runtime.tool("llama-server")), *arguments),
         settings=chosen,

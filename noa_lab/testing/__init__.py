@@ -4,6 +4,19 @@ Each fake is contract-tested against what it imitates; nothing in the product im
 """
 
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
+from noa_lab.testing._release_api import FakeReleaseApi, Fault, SeenRequest
+from noa_lab.testing._release_archives import pack_companion, pack_release
 from noa_lab.testing._scripted import Reply, ScriptedCall, ScriptedEngine
 
-__all__ = ["FakeLlamaServer", "Reply", "Script", "ScriptedCall", "ScriptedEngine"]
+__all__ = [
+    "FakeLlamaServer",
+    "FakeReleaseApi",
+    "Fault",
+    "Reply",
+    "Script",
+    "ScriptedCall",
+    "ScriptedEngine",
+    "SeenRequest",
+    "pack_companion",
+    "pack_release",
+]

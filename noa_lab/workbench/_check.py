@@ -140,9 +140,38 @@ def _runtime(home: Home) -> Iterator[Finding]:
     yield Finding(
         "llama.cpp",
         "ok",
-        f"{current.tag} (build {current.build_number}, commit {current.commit}, {current.backend}), "
-        f"{current.threads} threads fastest here",
+        f"{current.tag or 'of an unknown release'} (build {current.build_number}, commit {current.commit}, {current.backend}, "
+        f"{current.source}), {current.threads} threads fastest here",
     )
+    yield _backend(current)
+    yield from _advisories(current)
+
+
+def _backend(current: runtime.Runtime) -> Finding:
+    """What this machine could compute with, and whether the current runtime does."""
+    choice = runtime.choose_backend()
+    if choice.backend in {"cpu", current.backend}:
+        return Finding("Backend", "ok", choice.why)
+    return Finding(
+        "Backend",
+        "warning",
+        f"{choice.why}; the llama.cpp in use is built for {current.backend}",
+        f"Run `noa-lab install --backend {choice.backend}`; `noa-lab rollback` goes back.",
+    )
+
+
+def _advisories(current: runtime.Runtime) -> Iterator[Finding]:
+    """Known faults of the build in use, as servers on this machine alone are concerned."""
+    for advice in runtime.advice_for(current.build_number):
+        known = f"build {current.build_number}" if current.build_number > 1 else "its build number is not known"
+        yield Finding(
+            advice.id,
+            "problem" if advice.action == "refuse" else "warning",
+            f"{advice.text} ({known}; {advice.because})",
+            f"Nothing has to be done on 127.0.0.1; `noa-lab install --tag b{advice.fixed}`, or a newer one, is without it."
+            if advice.action == "allow"
+            else f"Run `noa-lab install --tag b{advice.fixed}`, or a newer one.",
+        )
 
 
 def _bindings() -> Finding:

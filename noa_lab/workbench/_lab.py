@@ -52,21 +52,66 @@ class Lab:
         """What this machine has and what is missing; changes nothing, needs no network."""
         return _check.check(self.home, self.models.default)
 
-    def install(self, *, report: Report = silent, cancel: CancelToken | None = None) -> Runtime:
+    def install(
+        self,
+        *,
+        source: str | Path = "auto",
+        tag: str | None = None,
+        backend: str | None = None,
+        native: bool = False,
+        mirror: str | None = None,
+        source_path: str | Path | None = None,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> Runtime:
         """Make sure that a verified llama.cpp and the default model are here.
 
-        The first call compiles llama.cpp (about 6 minutes on 2 cores); later ones return at once.
+        Without arguments the first call takes what suits this machine: conda's llama.cpp, a release for its GPU, or a build from source
+        (about 6 minutes on 2 cores); later calls return at once. Whatever fails its trial leaves the old one in place, and the `notes`
+        of the result say what was passed over. `rollback` goes back.
+
+        Args:
+            source: "auto", "release", "source", "system", or the path of an archive or folder of llama.cpp's programs.
+            tag: Release: "b11312", "latest-stable", "latest-nightly".
+            backend: "cpu", "cuda", "vulkan", "rocm", "metal", ...
+            native: Compile for this very CPU.
+            mirror: Address of a copy of the releases.
+            source_path: An archive, a checkout or a folder of llama.cpp's source.
+            report: Told about the progress.
+            cancel: Stops it within a second.
 
         Raises:
+            BadInput: When the arguments contradict each other.
             SetupError: When the machine lacks something: ToolMissing, DiskFull, BuildFailed, RuntimeRejected.
-            DownloadFailed: When PyPI cannot be reached.
+            DownloadFailed: When what was asked for, or PyPI, cannot be reached.
             Cancelled: When `cancel` was.
         """
         model = self.models.get(report=report, cancel=cancel)
-        return runtime.install(self.home, model=model.path, report=report, cancel=cancel)
+        return runtime.install(
+            self.home,
+            model=model.path,
+            source=source,
+            tag=tag,
+            backend=backend,
+            native=native,
+            mirror=mirror,
+            source_path=source_path,
+            report=report,
+            cancel=cancel,
+        )
+
+    def rollback(self) -> Runtime:
+        """Use the llama.cpp that was used before the current one again; a second rollback undoes the first.
+
+        Takes milliseconds and needs no network. Servers that are up keep the llama.cpp that they were started with.
+
+        Raises:
+            RuntimeMissing: When there was none before.
+        """
+        return runtime.rollback(self.home)
 
     def runtimes(self) -> list[Runtime]:
-        """The llama.cpp builds of this home, the current one first."""
+        """The llama.cpp builds of this home, the current one first; `marks` says what each is used for."""
         return runtime.runtimes(self.home)
 
     def serve(

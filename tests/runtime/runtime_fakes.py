@@ -14,19 +14,30 @@ SERVER = """
 #!{python} -IS
 import json, os, signal, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
-fault = {fault!r}
+fault, devices = {fault!r}, {devices!r}
 if "--version" in sys.argv:
     if fault == "version hangs":
         time.sleep(600)
     text = "llama thing, edition nine" if fault == "foreign version" else "version: 0.5.0-dev (build {build}, commit {commit})"
     if fault == "old version":
         text = "version: 4315 (abcdef01)"
+    if fault.startswith("says "):
+        text = fault[5:]
     print(text, file=sys.stderr)
     print("built with GNU 12.2.0 for Linux x86_64", file=sys.stderr)
     sys.exit(0)
 if "--help" in sys.argv:
+    if devices is not None:
+        print("--list-devices            print list of available devices and exit")
     print("-m,    --model FNAME     model path\\n-kvu,  --kv-unified, -no-kvu, --no-kv-unified\\n          use -x or --y\\n")
     sys.exit(0)
+if "--list-devices" in sys.argv:
+    print("Available devices:")
+    print("\\n".join("  " + device for device in devices) or "  (none)")
+    sys.exit(0)
+if fault == "library":
+    print("llama-server: error while loading shared libraries: libcudart.so.13: cannot open shared object file", file=sys.stderr)
+    sys.exit(127)
 if fault == "illegal instruction":
     os.kill(os.getpid(), signal.SIGILL)
 if fault == "bad model":
@@ -34,8 +45,9 @@ if fault == "bad model":
     sys.exit(1)
 if fault in ("hang", "lives on"):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    open({pid_file!r} + ".new", "w").write(str(os.getpid()))
-    os.rename({pid_file!r} + ".new", {pid_file!r})
+    pid_file = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "pid")
+    open(pid_file + ".new", "w").write(str(os.getpid()))
+    os.rename(pid_file + ".new", pid_file)
     time.sleep(600)
 assert os.environ["LLAMA_API_KEY"] and sys.argv[sys.argv.index("--host") + 1] == "127.0.0.1"
 assert not any(name.startswith("LLAMA_ARG") or "TOKEN" in name for name in os.environ), "the environment was not scrubbed"
@@ -48,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-    def do_GET(self): self.answer({{"build_info": "b1"}})
+    def do_GET(self): self.answer({{"build_info": "b7777-0123abcd9" if fault.startswith("says ") else "b1"}})
     def do_POST(self):
         if fault == "segfault": os.kill(os.getpid(), signal.SIGSEGV)
         if fault == "silent": time.sleep(600)
@@ -73,13 +85,22 @@ def write_program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def fake_programs(folder: Path, fault: str = "", *, build: int = 11312, commit: str = "0c1e57098") -> Path:
-    """A folder of programs whose llama-server has a fault, or none."""
+def fake_programs(
+    folder: Path,
+    fault: str = "",
+    *,
+    build: int = 11312,
+    commit: str = "0c1e57098",
+    devices: tuple[str, ...] | None = None,
+) -> Path:
+    """A folder of programs whose llama-server has a fault, or none.
+
+    `devices` is what it lists with `--list-devices`; None makes it too old to know that.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name in PROGRAMS:
         write_program(folder / name, "#!/bin/sh\nexit 0\n")
-    pid_file = str(folder / "pid")
-    server = SERVER.format(python=sys.executable, fault=fault, build=build, commit=commit, pid_file=pid_file)
+    server = SERVER.format(python=sys.executable, fault=fault, build=build, commit=commit, devices=devices)
     write_program(folder / "llama-server", server)
     times = {str(count): abs(count - 2) + 1.0 for count in range(1, 257)}
     write_program(folder / "llama-bench", BENCH.format(python=sys.executable, times=times))

@@ -12,45 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runtime_fakes import fake_programs, tiny_source
+from runtime_fakes import fake_programs
 
 from noa_lab import runtime as room
 from noa_lab.errors import Cancelled, RuntimeMissing, RuntimeRejected, SetupError
 from noa_lab.events import CancelToken, Progress, silent
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
-from noa_lab.runtime import Runtime, _bindings, _install, _machine, _store, machine
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library folder that stands in for the bindings', and a trial of them that passes."""
-    folder = tmp_path / "llama_cpp" / "lib"
-    folder.parent.mkdir()
-    monkeypatch.setattr(_bindings, "library_folder", lambda: folder)
-    monkeypatch.setattr(_bindings, "_try", lambda python, model, cancel: None)
-    return folder
-
-
-@pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> SimpleNamespace:
-    """An installation whose source and compiler are replaced: each recipe makes programs with a chosen fault."""
-    faults: dict[str, str] = {}
-    built: list[str] = []
-
-    def build(source: Path, folder: Path, recipe: object, *args: object, **kwargs: object) -> Path:
-        name = recipe.name  # type: ignore[attr-defined]
-        built.append(name)
-        return fake_programs(folder / "bin", faults.get(name, ""))
-
-    monkeypatch.setattr(_install, "find_toolchain", lambda: None)
-    monkeypatch.setattr(
-        _install, "source_folder", lambda pin, work, report, cancel: tiny_source(work / f"source-{len(built)}")
-    )
-    monkeypatch.setattr(_install, "build", build)
-    model = tmp_path / "model.gguf"
-    model.write_bytes(b"GGUF")
-    return SimpleNamespace(home=Home(tmp_path / "home"), model=model, faults=faults, built=built, package=package)
+from noa_lab.runtime import Runtime, _bindings, _machine, _store, machine
 
 
 def install(shop: SimpleNamespace, **options: object) -> Runtime:
@@ -66,7 +35,7 @@ def test_an_installation_is_complete_and_leaves_no_litter(workshop: SimpleNamesp
     assert (runtime.folder / "libllama.so").is_symlink()
     assert (workshop.package / "libllama.so").exists()
     assert json.loads((runtime.folder / "manifest.json").read_text())["tag"] == "b11312"
-    names = sorted(path.name for path in workshop.home.runtimes.iterdir() if path.name != ".install.lock")
+    names = sorted(path.name for path in workshop.home.runtimes.iterdir() if not path.name.endswith(".lock"))
     assert names == sorted([runtime.id, "current.json", "embedded.json"])
     assert list(workshop.home.downloads.iterdir()) == []
     assert workshop.built == ["portable"]
@@ -175,7 +144,7 @@ def test_a_replaced_current_runtime_leaves_the_embedded_one_alone(workshop: Simp
     (other / "manifest.json").write_text(json.dumps(manifest))
     loaded = _store.load(other)
     assert loaded is not None
-    _store.point(workshop.home, "current", loaded)
+    _store.switch(workshop.home, loaded)
     assert install(workshop).tag == "b20000"
     assert room.embedded(workshop.home) == runtime
     assert [each.tag for each in room.runtimes(workshop.home)] == ["b20000", "b11312"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from browsing import chromium_browser
@@ -19,6 +20,10 @@ def lab(tmp_path):
     return FakeLab(home)
 
 
+def threads_of_panels() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("noa-lab:", "noa-lab panel"))]
+
+
 @pytest.fixture
 def opened():
     """Panels given to it are closed at the end; then no thread of theirs may be left."""
@@ -31,7 +36,10 @@ def opened():
     yield keep
     for panel in panels:
         panel.close()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("noa-lab:", "noa-lab panel"))]
+    # A look that was under way when its panel was closed ends by itself, soon.
+    end = time.monotonic() + 5
+    while (left := threads_of_panels()) and time.monotonic() < end:
+        time.sleep(0.01)
     assert not left
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from noa_lab.errors import UnknownModel
+from noa_lab.errors import RuntimeMissing, UnknownModel
 from noa_lab.events import Progress, silent
 from noa_lab.experiments._runner_tally import RunProgress
 from noa_lab.models import ModelFile, ModelMetadata
@@ -116,10 +116,24 @@ class FakeLab:
             Finding("llama.cpp", "ok", "b11312") if here else Finding("llama.cpp", "problem", "not here <b>", "Run `noa-lab install`."),
         ))  # fmt: skip
 
-    def install(self, *, report=silent, cancel=None):
+    def install(
+        self,
+        *,
+        source="auto",
+        tag=None,
+        backend=None,
+        native=False,
+        mirror=None,
+        source_path=None,
+        report=silent,
+        cancel=None,
+    ):
         self.work("Build llama.cpp", report, cancel)
         self.installed = True
         return RUNTIME
+
+    def rollback(self):
+        raise RuntimeMissing("There is no earlier llama.cpp to go back to.", fix="Install another one.")
 
     def runtimes(self):
         return [RUNTIME] if self.installed else []

@@ -1,4 +1,4 @@
-"""Taking one member out of a tar archive without trusting it.
+"""Taking chosen members out of a tar archive, one by one, without trusting it.
 
 `tarfile`'s own "data" filter came with Python 3.11.4; Debian 12's Python is 3.11.2.
 """

@@ -1,0 +1,134 @@
+"""Compiling llama.cpp and putting it in place: from the pinned source, or from source that the user has."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+from noa_lab.errors import RuntimeRejected, ToolMissing
+from noa_lab.runtime._backends import choose_backend
+from noa_lab.runtime._build import build
+from noa_lab.runtime._job import Job
+from noa_lab.runtime._local_source import LocalSource, open_source
+from noa_lab.runtime._machine import machine
+from noa_lab.runtime._pins import PIN, PROGRAMS, Recipe, build_id, recipe_for, recipes
+from noa_lab.runtime._runtime import Runtime
+from noa_lab.runtime._source import source_folder
+from noa_lab.runtime._store import complete, hash_files, load, stage
+from noa_lab.runtime._toolchain import find_toolchain, find_toolkit
+from noa_lab.runtime._trial import put_in_place, try_out
+from noa_lab.runtime._wish import Wish
+
+__all__ = ["build_down", "install_source", "safe_recipes"]
+
+_STEP = "Build llama.cpp"
+
+
+def install_source(job: Job, wish: Wish) -> Runtime:
+    """Compile what was asked for; when it does not work here, the portable build, and at last the one without AVX.
+
+    Raises:
+        ToolMissing: When the compiler of the backend is missing.
+        RuntimeRejected: When none of them works.
+        BuildFailed, DownloadFailed, DiskFull, BadInput, Cancelled: As they say.
+    """
+    backend = wish.backend or _compilable(job)
+    targets = next((gpu.targets for gpu in choose_backend().gpus if gpu.backend == backend), ())
+    asked = recipe_for(backend, native=wish.native, gpu_targets=targets)
+    find_toolkit(backend)
+    source = open_source(wish.path, job.work, report=job.report, cancel=job.cancel) if wish.path is not None else None
+    safer = tuple(recipe for recipe in safe_recipes(job) if recipe.flags != asked.flags)
+    return build_down(job, (asked, *safer), source, origin=str(wish.path or ""))
+
+
+def _compilable(job: Job) -> str:
+    """The backend of this machine, if what it is compiled with is here."""
+    choice = choose_backend()
+    try:
+        find_toolkit(choice.backend)
+    except ToolMissing as error:
+        job.give_up(choice.why, error, "a build for the CPU")
+        return "cpu"
+    job.tell(_STEP, choice.why)
+    return choice.backend
+
+
+def safe_recipes(job: Job) -> tuple[Recipe, ...]:
+    """The recipes for this machine, without those whose instructions its CPU does not even claim to have."""
+    features = machine().features
+    possible = tuple(recipe for recipe in recipes() if not features or set(recipe.needs) <= set(features))
+    for recipe in recipes():
+        if recipe not in possible:
+            missing = ", ".join(sorted(set(recipe.needs) - set(features)))
+            job.tell(_STEP, f"this CPU has no {missing}: not the build for {recipe.says}")
+    return possible
+
+
+def build_down(job: Job, ladder: tuple[Recipe, ...], source: LocalSource | None = None, *, origin: str = "") -> Runtime:
+    """Go down a ladder of recipes until one works here.
+
+    Args:
+        job: The installation.
+        ladder: The recipes, each safer than the one before it.
+        source: The user's source; None for the pinned one.
+        origin: Where the user's source came from.
+
+    Raises:
+        RuntimeRejected: When none of them works.
+    """
+    for recipe, safer in zip(ladder, (*ladder[1:], None), strict=True):
+        try:
+            return _build_one(job, recipe, source, origin)
+        except RuntimeRejected as error:
+            if safer is None or error.fields.get("kind") == "model":
+                raise
+            job.give_up(f"The build for {recipe.says}", error, f"the safer build, {safer.says}")
+    raise AssertionError("every machine has a recipe")
+
+
+def _build_one(job: Job, recipe: Recipe, source: LocalSource | None, origin: str) -> Runtime:
+    pin = source.pin if source else PIN
+    if source is not None:
+        recipe = replace(recipe, flags=(*recipe.flags, *source.flags))
+    pinned = source is None or pin == PIN
+    name = build_id(pin, recipe) if source is None else f"{build_id(pin, recipe)}-{source.digest[:8]}"
+    there = load(job.home.runtimes / name)
+    if there is not None and complete(there) and hash_files(there.folder, there.files) == there.files:
+        job.tell(_STEP, f"{name} is here already", finished=True)
+        return there
+    tools = find_toolchain()
+    variables = find_toolkit(recipe.backend)
+    folder = source.folder if source else source_folder(pin, job.work, report=job.report, cancel=job.cancel)
+    wanted = source.programs if source else PROGRAMS
+    job.tell(_STEP, f"{pin.tag if pin.build_number else 'source'}, {recipe.says}")
+    programs = build(
+        folder,
+        job.work / f"build-{name}",
+        recipe,
+        pin,
+        tools,
+        job.home,
+        programs=wanted,
+        variables=variables,
+        report=job.report,
+        cancel=job.cancel,
+    )
+    staging = stage(programs, job.home, wanted)
+    try:
+        draft = Runtime(
+            id=name,
+            folder=staging,
+            source="sdist" if pinned else "source",
+            tag=pin.tag if pin.build_number else "",
+            build_number=pin.build_number,
+            commit=pin.commit,
+            backend=recipe.backend,
+            flags=recipe.flags,
+            tools=wanted,
+            url=origin,
+        )
+        # Source of another age takes its number from elsewhere.
+        expected = (pin.build_number, pin.commit) if pinned else None
+        return put_in_place(job, try_out(job, draft, expected=expected))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
