@@ -46,7 +46,7 @@ class ModelPanel(Panel):
     """
 
     title = "Models"
-    intro = "Every model is one GGUF file, verified before it becomes visible. An interrupted download continues where it stopped."
+    intro = "Every model is one GGUF file, verified before it becomes visible."
 
     def __init__(self, model: str = "", *, lab: Lab | None = None) -> None:
         self.model: ModelFile | None = None
