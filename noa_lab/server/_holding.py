@@ -33,8 +33,13 @@ class Hold:
     notes: tuple[str, ...] = ()
 
 
-def hold(record: ServerRecord) -> Channel | None:
-    """Become a holder of a server that is up; None when it is ending or does not answer."""
+def hold(record: ServerRecord) -> tuple[Channel, ServerRecord] | None:
+    """Become a holder of a server that is up; None when it is ending or does not answer.
+
+    Returns:
+        The connection, and the record as the watcher answered: what was read from disk may be older, and the news in between are not
+        sent again.
+    """
     if not record.watched:
         return None
     try:
@@ -52,7 +57,7 @@ def hold(record: ServerRecord) -> Channel | None:
     if answer is None or answer.get("event") != "state":
         channel.close()
         return None
-    return channel
+    return channel, updated(record, answer)
 
 
 def this_holder() -> dict[str, Any]:

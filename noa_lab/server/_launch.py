@@ -100,9 +100,9 @@ def find_or_start(
             if record is None:
                 started = start_server(home, name, launch, model, runtime_id=runtime_id, keep=keep)
                 return replace(started, notes=notes)
-            channel = hold(record)
-            if channel is not None:
-                return Hold(channel, record, joined=True)
+            held = hold(record)
+            if held is not None:
+                return Hold(*held, joined=True)
         if time.monotonic() > deadline:
             raise ServerNotReady(
                 f"The watcher of {name} does not answer.",

@@ -91,9 +91,10 @@ def attach(home: Home, name: str) -> Server:
         ServerNotReady: When it is still loading for longer than ten minutes.
     """
     record = find(home, name)
-    channel = hold_on(record) if record is not None else None
-    if record is None or channel is None:
+    held = hold_on(record) if record is not None else None
+    if held is None:
         raise missing(home, name)
+    channel, record = held
     try:
         ready = _wait_ready(
             Hold(channel, record, joined=True), silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS

@@ -69,8 +69,7 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         "inherit": inherit,
     }
     if not inherit:
-        connected = _spawn_and_connect(spec, record)
-        return Hold(connected, read_record(folder) or record, joined=False)
+        return Hold(*_spawn_and_connect(spec, record), joined=False)
     channel = _spawn_inheriting(spec, record.log)
     try:
         return Hold(channel, _first_state(channel, record), joined=False)
@@ -115,7 +114,7 @@ def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
     return channel
 
 
-def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> Channel:
+def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> tuple[Channel, ServerRecord]:
     """Start the watcher where connections cannot be inherited, and connect to it as soon as its record is there."""
     flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     folder = Path(spec["folder"])
@@ -134,10 +133,10 @@ def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> Channel:
     deadline = time.monotonic() + _SPAWN_SECONDS
     while time.monotonic() < deadline and not process.poll():
         found = read_record(folder)
-        channel = hold(found) if found is not None and found.address else None
-        if channel is not None:
+        held = hold(found) if found is not None and found.address else None
+        if held is not None:
             process.returncode = process.returncode or 0  # on Windows it lives on, and is not ours to wait for
-            return channel
+            return held
         time.sleep(0.02)
     raise _watcher_failed(record.name, record.log)
 

@@ -19,6 +19,7 @@ from noa_lab import server
 from noa_lab.errors import BadInput, Cancelled, ServerError, ServerExited, ServerMissing, ServerNotReady
 from noa_lab.events import CancelToken
 from noa_lab.server import ServerSettings
+from noa_lab.server._holding import hold
 from noa_lab.server._identity import own_mark
 from noa_lab.server._record import read_record, record_folder, write_record
 from noa_lab.server._serve import _prove_ours
@@ -660,3 +661,13 @@ def test_cycles_leave_no_descriptors_threads_or_files(bare_home, fake):
         cycle()
     assert (psutil.Process().num_fds(), threading.active_count()) == before
     wait_until(lambda: is_clean(bare_home))
+
+
+def test_a_joiner_hears_what_changed_while_it_connected(serve, bare_home):
+    """The answer to "hold" is the news; what stands in the record on disk may be older, and is not said again."""
+    serve()
+    held = hold(the_record(bare_home).changed(state="starting"))
+    assert held is not None
+    channel, answered = held
+    channel.close()
+    assert answered.state == "ready"
