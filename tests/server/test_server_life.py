@@ -318,7 +318,7 @@ def test_sigkill_of_the_watcher_ends_the_server(serve, bare_home, monkeypatch, h
     record = the_record(bare_home)
     os.kill(record.watcher.pid, signal.SIGKILL)
     gone_within(running.pid, PROMISE)
-    assert running.state == "crashed"
+    wait_until(lambda: running.state == "crashed")
     assert "watcher" in running.status().reason
     assert server.servers(bare_home) == []
     assert is_clean(bare_home)
