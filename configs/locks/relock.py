@@ -1,9 +1,15 @@
-"""Write the lock files from pyproject.toml with `uv pip compile`: versions and hashes for every platform, no addresses."""
+"""Write the lock files from pyproject.toml with `uv pip compile`: versions and hashes for every platform, no addresses.
+
+    python configs/locks/relock.py              keep the locked versions, add what is new
+    python configs/locks/relock.py --upgrade    take the newest of everything
+"""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -15,10 +21,20 @@ COMPILE = [
 BINDINGS = "llama-cpp-python"
 
 
+def compiled(name: str, extra: list[str]) -> str:
+    """One lock, with the bindings in it; uv keeps the versions that it finds in its output file."""
+    with tempfile.TemporaryDirectory() as folder:
+        lock = Path(folder) / "lock.txt"
+        if "--upgrade" not in sys.argv:
+            lock.write_text((HERE / f"{name}.txt").read_text() + (HERE / "bindings.txt").read_text(), encoding="utf-8")
+        subprocess.run([*COMPILE, *extra, "--output-file", str(lock)], check=True, stdout=subprocess.DEVNULL)
+        return lock.read_text(encoding="utf-8")
+
+
 def main() -> None:
     """Compile core.txt and test.txt, and move the bindings into a file of their own."""
     for name, extra in (("core", []), ("test", ["--extra", "test"])):
-        text = subprocess.run([*COMPILE, *extra], check=True, capture_output=True, text=True).stdout
+        text = compiled(name, extra)
         blocks = re.split(r"(?m)^(?=\S)", text)
         own = [block for block in blocks if block.startswith(f"{BINDINGS}==")]
         (HERE / f"{name}.txt").write_text("".join(block for block in blocks if block not in own), encoding="utf-8")
