@@ -1,7 +1,7 @@
 """Write the lock files from pyproject.toml with `uv pip compile`: versions and hashes for every platform, no addresses.
 
-    python configs/locks/relock.py              keep the locked versions, add what is new
-    python configs/locks/relock.py --upgrade    take the newest of everything
+python configs/locks/relock.py              keep the locked versions, add what is new
+python configs/locks/relock.py --upgrade    take the newest of everything
 """
 
 from __future__ import annotations

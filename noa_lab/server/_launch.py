@@ -6,20 +6,17 @@ import contextlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import ServerNotReady
 from noa_lab.events import CancelToken
-from noa_lab.server._command import Launch
 from noa_lab.server._holding import Hold, hold
 from noa_lab.server._identity import signal_process
 from noa_lab.server._record import ServerRecord, read_record, record_folder, remove_record
-from noa_lab.server._spawn import start_server
 
 if TYPE_CHECKING:
-    from noa_lab.models import ModelFile
     from noa_lab.paths import Home
 
 __all__ = ["clear_stale", "find_or_start", "registry_lock"]
@@ -81,9 +78,16 @@ def clear_stale(home: Home) -> None:
 
 
 def find_or_start(
-    home: Home, launch: Launch, model: ModelFile, runtime_id: str, *, keep: bool, cancel: CancelToken | None
+    home: Home, alias: str, fingerprint: str, start: Callable[[str], Hold], cancel: CancelToken | None
 ) -> Hold:
     """Join the server with this fingerprint, or start it.
+
+    Args:
+        home: Where the servers are.
+        alias: The name it shall have; with "-2", "-3", ... where another one has that.
+        fingerprint: What a server must have been started with to be joined.
+        start: Starts it under the name that it is given; called under the `registry_lock`.
+        cancel: Gives up.
 
     Returns:
         A hold on a server that is starting or ready.
@@ -96,10 +100,9 @@ def find_or_start(
     while True:
         with registry_lock(home, cancel):
             clear_stale(home)
-            name, record, notes = _choose_name(home, launch)
+            name, record, notes = _choose_name(home, alias, fingerprint)
             if record is None:
-                started = start_server(home, name, launch, model, runtime_id=runtime_id, keep=keep)
-                return replace(started, notes=notes)
+                return replace(start(name), notes=notes)
             held = hold(record)
             if held is not None:
                 return Hold(*held, joined=True)
@@ -113,12 +116,12 @@ def find_or_start(
         time.sleep(0.05)  # it is ending: its name is free in a moment
 
 
-def _choose_name(home: Home, launch: Launch) -> tuple[str, ServerRecord | None, tuple[str, ...]]:
+def _choose_name(home: Home, alias: str, fingerprint: str) -> tuple[str, ServerRecord | None, tuple[str, ...]]:
     """The first name of the row NAME, NAME-2, ... that is free (None) or belongs to a server that can be joined."""
     others: list[str] = []
     number = 1
     while True:
-        name = launch.alias if number == 1 else f"{launch.alias}-{number}"
+        name = alias if number == 1 else f"{alias}-{number}"
         folder = record_folder(home, name)
         record = read_record(folder)
         if record is not None and record.state == "crashed":
@@ -131,7 +134,7 @@ def _choose_name(home: Home, launch: Launch) -> tuple[str, ServerRecord | None, 
                 else ""
             )
             return name, None, (note,) if note else ()
-        if record.fingerprint == launch.fingerprint and record.local:
+        if record.fingerprint == fingerprint and record.local:
             return name, record, ()
         others.append(name)
         number += 1

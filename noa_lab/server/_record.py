@@ -45,6 +45,7 @@ class ServerRecord:
         started_at: Seconds since the epoch.
         reason: Why it ended, in words; empty while it is up.
         exit_code: How it ended, if it did.
+        kind: "server" (one llama-server) or "router" (one endpoint for several).
     """
 
     name: str
@@ -67,6 +68,7 @@ class ServerRecord:
     started_at: float = 0.0
     reason: str = ""
     exit_code: int | None = None
+    kind: str = "server"
 
     @property
     def base_url(self) -> str:

@@ -18,6 +18,7 @@ from noa_lab.server._launch import find_or_start
 from noa_lab.server._record import ServerRecord
 from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings
+from noa_lab.server._spawn import start_server
 from noa_lab.server._status import find, log_lines, missing
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from noa_lab.paths import Home
     from noa_lab.runtime import Runtime
 
-__all__ = ["attach", "serve"]
+__all__ = ["attach", "serve", "wait_ready"]
 
 STEP = "Start llama-server"
 READY_SECONDS = 600.0
@@ -65,11 +66,17 @@ def serve(
     started = time.monotonic()
     launch = plan_launch(runtime, model, settings or ServerSettings())
     report(Progress(STEP, f"looking for a server with {model.name}"))
-    hold = find_or_start(home, launch, model, runtime.id, keep=keep, cancel=cancel)
+    hold = find_or_start(
+        home,
+        launch.alias,
+        launch.fingerprint,
+        lambda name: start_server(home, name, launch, model, runtime_id=runtime.id, keep=keep),
+        cancel,
+    )
     try:
         for note in (*hold.record.notes, *hold.notes):
             report(Progress(STEP, note))
-        record = _wait_ready(hold, report, cancel, started + timeout, timeout)
+        record = wait_ready(hold, report, cancel, started + timeout, timeout)
         _prove_ours(record)
         server = Server(home, Hold(hold.channel, record, hold.joined, hold.notes), model)
         if keep and not record.keep:
@@ -96,7 +103,7 @@ def attach(home: Home, name: str) -> Server:
         raise missing(home, name)
     channel, record = held
     try:
-        ready = _wait_ready(
+        ready = wait_ready(
             Hold(channel, record, joined=True), silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS
         )
         _prove_ours(ready)
@@ -106,12 +113,26 @@ def attach(home: Home, name: str) -> Server:
         raise
 
 
-def _wait_ready(
-    hold: Hold, report: Report, cancel: CancelToken | None, deadline: float, timeout: float
+def wait_ready(
+    hold: Hold, report: Report, cancel: CancelToken | None, deadline: float, timeout: float, step: str = STEP
 ) -> ServerRecord:
-    """Listen to the watcher until it says "ready"."""
+    """Listen to the watcher until it says "ready".
+
+    Args:
+        hold: A hold on what is starting.
+        report: Told of the progress.
+        cancel: Stops the waiting.
+        deadline: When to give up (`time.monotonic`).
+        timeout: The same in seconds, for the message.
+        step: What the progress is reported under.
+
+    Raises:
+        Cancelled: When `cancel` said so.
+        ServerExited: When it ended instead.
+        ServerNotReady: When it took too long.
+    """
     record = hold.record
-    report(Progress(STEP, f"joining {record.name}" if hold.joined else f"starting {record.name}"))
+    report(Progress(step, f"joining {record.name}" if hold.joined else f"starting {record.name}"))
     while record.state != "ready":
         if cancel is not None:
             cancel.check("Starting the server")
@@ -132,7 +153,7 @@ def _wait_ready(
         if message["event"] == "exit":
             raise exited(record.name, message)
         if message["event"] == "progress":
-            report(Progress(STEP, str(message["message"])))
+            report(Progress(step, str(message["message"])))
         record = updated(record, message)
         if record.state == "draining":
             raise _ended(record, "it was stopped while it was starting", "stopped")

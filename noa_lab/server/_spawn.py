@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from noa_lab.models import ModelFile
     from noa_lab.paths import Home
 
-__all__ = ["inherits_connections", "start_server"]
+__all__ = ["inherits_connections", "start_server", "start_watcher"]
 
 _SPAWN_SECONDS = 20.0
 
@@ -41,12 +42,10 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         ServerError: When the watcher cannot be started.
         ServerExited: When llama-server cannot be.
     """
-    folder = record_folder(home, name)
-    key = secrets.token_urlsafe(32)
     record = ServerRecord(
         name=name,
         state="starting",
-        api_key=key,
+        api_key=secrets.token_urlsafe(32),
         secret=secrets.token_urlsafe(24),
         fingerprint=launch.fingerprint,
         alias=launch.alias,
@@ -57,12 +56,34 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         keep=keep,
         notes=launch.notes,
     )
+    empty = record_folder(home, name) / "config"
+    environment = scrubbed_environment(os.environ, api_key=record.api_key, empty_folder=empty)
+    return start_watcher(home, record, launch.argv, environment)
+
+
+def start_watcher(home: Home, record: ServerRecord, argv: Sequence[str], environment: dict[str, str]) -> Hold:
+    """Start a watcher and, as its child, a program that answers HTTP; to be called under the registry's lock.
+
+    Args:
+        home: Where its folder goes.
+        record: What is known of it before it runs; `record.name` must be free.
+        argv: The program and its arguments; no secret is among them. It prints "main: listening on http://127.0.0.1:PORT" when it
+            does, answers /health with 200 when it is ready, and ends on SIGTERM.
+        environment: The program's whole environment.
+
+    Returns:
+        The first hold, on a program that is starting.
+
+    Raises:
+        ServerError: When the watcher cannot be started.
+        ServerExited: When the program cannot be.
+    """
     inherit = inherits_connections(os.name)
     spec = {
         "record": record.as_dict(),
-        "folder": str(folder),
-        "argv": list(launch.argv),
-        "env": scrubbed_environment(os.environ, api_key=key, empty_folder=folder / "config"),
+        "folder": str(record_folder(home, record.name)),
+        "argv": list(argv),
+        "env": environment,
         "transport": transport_for(os.name),
         "death_watch": death_watch_for(sys.platform),
         "holder": this_holder(),

@@ -49,6 +49,7 @@ class ServerStatus:
         notes: What could not be honoured, in words.
         reason: Why it ended, in words; empty while it is up.
         log: Path of its log.
+        kind: "server" (one llama-server) or "router" (one endpoint for several).
     """
 
     name: str
@@ -69,6 +70,7 @@ class ServerStatus:
     notes: tuple[str, ...] = ()
     reason: str = ""
     log: str = ""
+    kind: str = "server"
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; holds no secret."""
@@ -161,6 +163,7 @@ def status_of(record: ServerRecord) -> ServerStatus:
         notes=record.notes,
         reason=record.reason,
         log=record.log,
+        kind=record.kind,
         **facts,
     )
 
