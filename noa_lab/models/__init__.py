@@ -5,7 +5,7 @@ A model is one verified file on disk, whatever it came from.
 
 from noa_lab.models._catalogue import Catalogue, CatalogueEntry, catalogue
 from noa_lab.models._fetch import fetch, find, installed, verify
-from noa_lab.models._file import ModelFile, ModelMetadata
+from noa_lab.models._file import ModelFile, ModelMetadata, ModelPart
 from noa_lab.models._gguf import read_gguf
 from noa_lab.models._library import ModelListing, Models
 
@@ -15,6 +15,7 @@ __all__ = [
     "ModelFile",
     "ModelListing",
     "ModelMetadata",
+    "ModelPart",
     "Models",
     "catalogue",
     "fetch",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["ModelFile", "ModelMetadata"]
+__all__ = ["ModelFile", "ModelMetadata", "ModelPart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,34 @@ class ModelMetadata:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelPart:
+    """One file of a model that is split into several.
+
+    Attributes:
+        path: Where it is.
+        sha256: Its hash; "" where it was never computed.
+        size_bytes: Its size.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """A verified model: its bytes are on disk and its header was read.
 
     Attributes:
         name: Catalogue name, or the file's name without ".gguf".
-        path: Where the bytes are.
-        sha256: Hash of the whole file; "" where it was never computed.
-        size_bytes: Size of the file.
+        path: Where the bytes are; of a split model the first part, which is what llama.cpp is given.
+        sha256: Hash of the whole file; "" where it was never computed. Of a split model: the hash of its parts' hashes, each as 64
+            hexadecimal digits and a line feed, in order.
+        size_bytes: Size of the file, or of all parts together.
         source: Where it came from, as a reference ("pypi://...", "hf://...", a path).
         verified: Whether `sha256` was compared with a known one.
         metadata: What its header says.
+        parts: Every file of a split model in order; empty for a model in one file.
     """
 
     name: str
@@ -63,10 +81,36 @@ class ModelFile:
     source: str
     verified: bool
     metadata: ModelMetadata
+    parts: tuple[ModelPart, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of the model: its parts, or the one that it is."""
+        return tuple(part.path for part in self.parts) or (self.path,)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; the chat template is left out for length."""
-        data = asdict(self)
-        data["path"] = str(self.path)
+        data = self.to_record()
         data["metadata"]["chat_template"] = self.metadata.chat_template is not None
         return data
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        data = asdict(self)
+        data["path"] = str(self.path)
+        for part in data["parts"]:
+            part["path"] = str(part["path"])
+        data["parts"] = list(data["parts"])
+        return data
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        """The model that `to_record` described; fields that are not known here are passed over.
+
+        Raises:
+            KeyError, TypeError: When it is no such description.
+        """
+        known = {each.name: data[each.name] for each in fields(cls) if each.name != "parts"}
+        header = {each.name: known["metadata"][each.name] for each in fields(ModelMetadata)}
+        parts = (ModelPart(Path(part["path"]), part["sha256"], part["size_bytes"]) for part in data.get("parts", ()))
+        return cls(**known | {"path": Path(known["path"]), "metadata": ModelMetadata(**header), "parts": tuple(parts)})

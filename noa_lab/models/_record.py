@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from noa_lab.events import CancelToken, Progress, Report
-from noa_lab.models._file import ModelFile, ModelMetadata
+from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.paths import Home, write_atomic
 
 __all__ = ["hash_file", "read_record", "recorded", "records_of_home", "write_record"]
@@ -41,35 +41,32 @@ def write_record(model: ModelFile, bytes_at: Path, record: Path) -> None:
 
     Args:
         model: The model, with its final path.
-        bytes_at: Where its bytes are now.
+        bytes_at: Where its bytes are now; the other parts of a split model lie beside it, under their names.
         record: The record's file.
     """
-    facts = asdict(model) | {"path": str(model.path), "stamp": asdict(_Stamp.of(bytes_at))}
+    stamps = [asdict(_Stamp.of(bytes_at.with_name(part.path.name))) for part in model.parts]
+    facts = model.to_record() | {"stamp": asdict(_Stamp.of(bytes_at)), "stamps": stamps}
     write_atomic(record, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path, record: Path) -> ModelFile | None:
-    """The model that a record describes, or None when the file is gone or was changed, or there is no readable record.
+    """The model that a record describes, or None when a file is gone or was changed, or there is no readable record.
 
     Args:
-        path: The model's file.
+        path: The model's file; the other parts of a split model lie beside it.
         record: The record's file.
     """
     try:
         data: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         if _Stamp(**data["stamp"]) != _Stamp.of(path):
             return None
-        metadata = ModelMetadata(**{each.name: data["metadata"][each.name] for each in fields(ModelMetadata)})
-        return ModelFile(
-            name=data["name"],
-            path=path,
-            sha256=data["sha256"],
-            size_bytes=data["size_bytes"],
-            source=data["source"],
-            verified=data["verified"],
-            metadata=metadata,
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        model = ModelFile.from_record(data)
+        parts = tuple(ModelPart(path.with_name(part.path.name), part.sha256, part.size_bytes) for part in model.parts)
+        stamps = [_Stamp(**stamp) for stamp in data.get("stamps", [])]
+        if stamps != [_Stamp.of(part.path) for part in parts]:
+            return None
+        return replace(model, path=path, parts=parts)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

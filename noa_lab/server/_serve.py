@@ -204,9 +204,6 @@ def _prove_ours(record: ServerRecord) -> None:
 
 def _model_of(record: ServerRecord) -> ModelFile:
     """The model that a record describes."""
-    from noa_lab.models import ModelFile, ModelMetadata
+    from noa_lab.models import ModelFile
 
-    data = dict(record.model)
-    data["metadata"] = ModelMetadata(**data["metadata"])
-    data["path"] = Path(data["path"])
-    return ModelFile(**data)
+    return ModelFile.from_record(record.model)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,7 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         secret=secrets.token_urlsafe(24),
         fingerprint=launch.fingerprint,
         alias=launch.alias,
-        model={**asdict(model), "path": str(Path(model.path).absolute())},
+        model={**model.to_record(), "path": str(Path(model.path).absolute())},
         settings=launch.settings.model_dump(mode="json"),
         runtime=runtime_id,
         log=str(log_path(home.logs, name)),
