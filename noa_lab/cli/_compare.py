@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 ANSWER_WIDTH = 36
 NAME_WIDTH = 24
-MARGIN = 0.05
 NEWEST = "newest"
 SHARES = ("cached_share", "share_ms")
 """Columns that say how the machine was shared, not how the prompts differ; the report explains them."""
@@ -33,7 +32,7 @@ SHARES = ("cached_share", "share_ms")
 )
 @click.option("--fresh", is_flag=True, help="Start another run; reuse no answer.")
 @click.option(
-    "--margin", type=float, help="Difference that counts as none in the verdict (default: the file's, else 0.05)."
+    "--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1 (default: the file's)."
 )
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
@@ -193,12 +192,14 @@ def list_runs(as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run_id")
-@click.option("--margin", type=float, help="Difference that counts as none in the verdict (default: 0.05).")
+@click.option("--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1.")
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
 def show(run_id: str, margin: float | None, html: Path | None, as_json: bool) -> None:
     """The answers and verdicts of a run."""
-    _show(Lab().open_run(run_id), MARGIN if margin is None else margin, html, as_json=as_json)
+    from noa_lab.experiments import DEFAULT_MARGIN
+
+    _show(Lab().open_run(run_id), DEFAULT_MARGIN if margin is None else margin, html, as_json=as_json)
 
 
 COMMANDS: tuple[click.Command, ...] = (compare, runs)

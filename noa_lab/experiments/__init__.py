@@ -9,6 +9,7 @@ from noa_lab.experiments._comparison_file import Comparison, load_comparison
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._identity import IdentityFor
 from noa_lab.experiments._inputs import Input, load_inputs
+from noa_lab.experiments._margin import DEFAULT_MARGIN
 from noa_lab.experiments._prompts import Prompt
 from noa_lab.experiments._report import write_markdown, write_report
 from noa_lab.experiments._report_facts import RunFacts
@@ -24,6 +25,7 @@ from noa_lab.experiments._templates import Template
 from noa_lab.experiments._verdict import Verdict, verdict
 
 __all__ = [
+    "DEFAULT_MARGIN",
     "Cell",
     "Comparison",
     "EngineFor",

@@ -13,6 +13,7 @@ from noa_lab.config import StrictModel, YamlDocument, load_yaml, validate_yaml
 from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._inputs import Input, load_inputs
+from noa_lab.experiments._margin import DEFAULT_MARGIN
 from noa_lab.experiments._prompts import Prompt
 from noa_lab.experiments._runner_cells import check_scorers
 from noa_lab.experiments._scorer_specs import scorer_from_spec
@@ -38,7 +39,7 @@ class Comparison:
     name: str
     grid: Grid
     scorers: tuple[Scorer, ...]
-    margin: float = 0.05
+    margin: float = DEFAULT_MARGIN
 
 
 class _File(StrictModel):
@@ -54,7 +55,7 @@ class _File(StrictModel):
     repeats: int = 1
     seed: int = 1
     scorers: tuple[dict[str, Any], ...] = ()
-    margin: float = Field(default=0.05, gt=0)
+    margin: float = Field(default=DEFAULT_MARGIN, gt=0)
 
 
 def load_comparison(path: Path | str) -> Comparison:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noa_lab.experiments._margin import DEFAULT_MARGIN
 from noa_lab.experiments._pairing import score_names
 from noa_lab.experiments._report_answers import answers_table
 from noa_lab.experiments._report_charts import difference_chart, means_chart
@@ -49,7 +50,7 @@ def all_verdicts(cells: pd.DataFrame, facts: RunFacts) -> list[Verdict]:
     ]
 
 
-def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = 0.05) -> Path:
+def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = DEFAULT_MARGIN) -> Path:
     """Write the report of a run.
 
     Args:
@@ -69,7 +70,7 @@ def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = 
     return target
 
 
-def write_markdown(run: RunLike, path: str | os.PathLike[str], *, margin: float = 0.05) -> Path:
+def write_markdown(run: RunLike, path: str | os.PathLike[str], *, margin: float = DEFAULT_MARGIN) -> Path:
     """Write a run's verdicts and its table of arms as Markdown; arguments as for `write_report`, the path ends in .md."""
     target = output_path(path, ".md", ".markdown")
     cells, facts = run.cells(), facts_of(run, margin)

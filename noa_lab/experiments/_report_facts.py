@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from noa_lab.experiments._margin import DEFAULT_MARGIN
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -63,10 +65,10 @@ class RunFacts:
     scorers: Sequence[Mapping[str, Any]] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     snippet: str = ""
-    margin: float = 0.05
+    margin: float = DEFAULT_MARGIN
 
 
-def facts_of(run: RunLike, margin: float = 0.05) -> RunFacts:
+def facts_of(run: RunLike, margin: float = DEFAULT_MARGIN) -> RunFacts:
     """The facts of a run of ours."""
     about = run.as_dict()
     inputs = list(run.grid.inputs)

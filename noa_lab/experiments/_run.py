@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunBusy, RunUnfinished
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._identity import IdentityFor, identities_of, recorded, refuse_changes
+from noa_lab.experiments._run_findings import RunFindings
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
 from noa_lab.experiments._run_wait import end_of, stored_error
 from noa_lab.experiments._runner import Listener, Runner, live_runner
 from noa_lab.experiments._runner_cells import check_scorers, score
 from noa_lab.experiments._runner_pass import EngineFor
 from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._scorer_specs import declared_range, scorer_from_spec
+from noa_lab.experiments._scorer_specs import scorer_from_spec
 from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
 from noa_lab.experiments._store_lease import release
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from noa_lab.experiments._verdict import Verdict
 
 __all__ = ["Run"]
 
@@ -36,7 +34,7 @@ _CANCEL_SECONDS = 5.0
 _OVER = ("done", "failed", "cancelled")
 
 
-class Run:
+class Run(RunFindings):
     """One comparison, running or not. Any number of views of a run may exist; what they show comes from the store.
 
     `await run` waits like `result()`; cancelling the await, as an interrupt in a notebook does, cancels the run.
@@ -103,7 +101,12 @@ class Run:
     @property
     def scorers(self) -> list[str]:
         """Names of the scorers whose scores it holds."""
-        return [str(spec["name"]) for spec in self._store.run(self.run_id)["scorers"]]
+        return [str(spec["name"]) for spec in self.scorer_specs]
+
+    @property
+    def scorer_specs(self) -> list[dict[str, Any]]:
+        """The specifications of these scorers."""
+        return list(self._store.run(self.run_id)["scorers"])
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -199,45 +202,10 @@ class Run:
             "sampling": [config.model_dump(mode="json") for config in self.grid.sampling],
             "repeats": self.grid.repeats,
             "seed": self.grid.seed,
-            "scorers": list(self._store.run(self.run_id)["scorers"]),
+            "scorers": self.scorer_specs,
             "provenance": self.provenance,
             "cells": cell_records(self.grid, self.scorers, rows, alive=self.running),
         }
-
-    def verdict(
-        self, arm: str, over: str, on: str, margin: float = 0.05, where: Mapping[str, Any] | None = None
-    ) -> Verdict:
-        """Whether one prompt is better than another: better, worse, same, or not enough data.
-
-        Args:
-            arm: The prompt in question.
-            over: The prompt it is compared with.
-            on: Name of the scorer.
-            margin: Differences below this, in units of the score, do not matter.
-            where: Use only the cells with these values, for example `{"model": "smollm2-135m"}`.
-
-        Raises:
-            UnknownName: When there is no such prompt, scorer or column.
-            BadInput: When the margin is not positive, or the question is one that the run cannot answer, such as latency.
-        """
-        from noa_lab.experiments._verdict import verdict
-
-        bounds = declared_range(self._store.run(self.run_id)["scorers"], on)
-        return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where, bounds=bounds)
-
-    def report(self, path: Path | str, margin: float = 0.05) -> Path:
-        """Write the run as one HTML file that opens anywhere.
-
-        Args:
-            path: The file; it is replaced.
-            margin: For all its verdicts, see `verdict`.
-
-        Returns:
-            The path.
-        """
-        from noa_lab.experiments._report import write_report
-
-        return write_report(self, Path(path), margin=margin)
 
     # What can be done with it
 
@@ -341,7 +309,7 @@ class Run:
 
     def _scorers(self) -> tuple[Scorer, ...]:
         if self._given is None:
-            self._given = tuple(scorer_from_spec(spec) for spec in self._store.run(self.run_id)["scorers"])
+            self._given = tuple(scorer_from_spec(spec) for spec in self.scorer_specs)
         return self._given
 
     # Waiting for it

@@ -152,9 +152,12 @@ def write_csv(cells: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     Raises:
         BadInput: When the path cannot be a CSV file.
     """
+    import pandas as pd
+
     target = output_path(path, ".csv")
-    safe = cells.map(_no_formula).rename(columns=_no_formula)
-    text = safe.to_csv(index=False, lineterminator="\r\n")
+    # Columns of dtype object keep texts that the other dtypes refuse, such as half a surrogate pair.
+    safe = {_no_formula(name): pd.Series(list(map(_no_formula, cells[name])), dtype=object) for name in cells.columns}
+    text = pd.DataFrame(safe).to_csv(index=False, lineterminator="\r\n")
     write_atomic(target, b"\xef\xbb\xbf" + text.encode("utf-8", "replace"))
     return target
 

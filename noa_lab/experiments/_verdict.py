@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments._intervals import NO_INTERVAL, Interval, mean_interval, needed
+from noa_lab.experiments._margin import DEFAULT_MARGIN
 from noa_lab.experiments._pairing import LATENCY_COLUMNS, Pairs, pair, score_names, select
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def verdict(
     *,
     over: str,
     on: str,
-    margin: float = 0.05,
+    margin: float = DEFAULT_MARGIN,
     where: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
     bounds: tuple[float, float] | None = None,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFacts", "read_run", "run_blocks"]
 
-MARGIN = 0.05
 _ANSWER = 300
 _MOST_VERDICTS = 8
 _VERDICT_KINDS: dict[str, Kind] = {"better": "ok", "worse": "warn", "same": "info"}
@@ -118,7 +117,7 @@ def _verdicts(run: Run) -> list[tuple[Kind, str]]:
     for scorer in run.scorers:
         for arm in others:
             try:
-                verdict = run.verdict(arm, over=first, on=scorer, margin=MARGIN)
+                verdict = run.verdict(arm, over=first, on=scorer)
             except NoaLabError as error:
                 found.append(("info", f"{arm} over {first} on {scorer}: {error.message} {error.fix}"))
             else:

@@ -148,7 +148,7 @@ def test_says_what_a_reader_needs() -> None:
 def test_hostile_texts_stay_texts() -> None:
     cells = _cells()
     for place in ("answer", "input.text", "error"):
-        cells[place] = [HOSTILE[number % len(HOSTILE)] for number in range(len(cells))]
+        cells[place] = pd.Series([HOSTILE[number % len(HOSTILE)] for number in range(len(cells))], dtype=object)
     cells.loc[cells.index % 5 == 0, "status"] = "failed"
     name = HOSTILE[0]
     cells["prompt"] = cells["prompt"].replace("persona", name)

@@ -79,7 +79,7 @@ def test_csv_has_no_formulas(tmp_path: Path) -> None:
 
 def test_csv_keeps_everything_else(tmp_path: Path) -> None:
     cells = cells_of({"plain": [1, 0]})
-    cells["answer"] = ['say "hi",\nthen é', "\ud800"]
+    cells["answer"] = pd.Series(['say "hi",\nthen é', "\ud800"], dtype=object)
     with write_csv(cells, tmp_path / "cells.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["answer"] == 'say "hi",\nthen é'
