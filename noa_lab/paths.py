@@ -5,6 +5,7 @@ NOA_LAB_HOME (default: the platform's user data folder, "noa_lab")
 ├── models/       GGUF files, or links to where the bytes are
 ├── servers/      one folder for each llama-server that is up (0700)
 ├── logs/         the servers' logs
+├── tuned/        what `noa-lab tune` has measured
 ├── downloads/    half-fetched files, safe to delete
 └── runs.db       comparison runs
 """
@@ -59,6 +60,11 @@ class Home:
     def logs(self) -> Path:
         """Log files."""
         return self._folder("logs", 0o700)
+
+    @property
+    def tuned(self) -> Path:
+        """The fastest settings measured for models."""
+        return self._folder("tuned")
 
     @property
     def downloads(self) -> Path:

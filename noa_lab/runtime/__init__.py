@@ -3,7 +3,7 @@
 The model that a runtime is verified with comes in as an argument: nothing here knows the catalogue.
 """
 
-from noa_lab.runtime._advisories import Advice, advice_for, refuse_known_bad
+from noa_lab.runtime._advisories import Advice, advice_for, is_loopback, refuse_known_bad
 from noa_lab.runtime._backends import Choice, Gpu, choose_backend
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._install import install
@@ -39,6 +39,7 @@ __all__ = [
     "embedded",
     "exclusive",
     "install",
+    "is_loopback",
     "link_bindings",
     "machine",
     "refuse_known_bad",

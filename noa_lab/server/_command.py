@@ -10,18 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import BadInput, ServerError
 from noa_lab.runtime import PATIENT_THREADS, refuse_known_bad
+from noa_lab.server._options import option_arguments
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
     from noa_lab.runtime import Runtime
     from noa_lab.server._settings import ServerSettings
+    from noa_lab.server._tuned import Tuned
 
 __all__ = ["Launch", "plan_launch", "scrubbed_environment", "server_name"]
 
@@ -35,6 +38,11 @@ _KEPT_VARIABLES = frozenset(
     )
 )
 _REQUIRED = ("--model", "--ctx-size", "--parallel", "--host", "--port")
+_FLASH_TAKES_A_VALUE = 6325
+"""First build whose `-fa` is followed by on, off or auto."""
+_OLD_LOAD_MODES = {"none": ("--no-mmap",), "mlock": ("--mlock", "--no-mmap"), "mmap+mlock": ("--mlock",), "mmap": ()}
+"""What `--load-mode` was called before build 10884."""
+_POOLING_KEY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,7 @@ class Launch:
         notes: In words, what this binary or machine cannot honour.
         fingerprint: Equal for two launches that one server can serve: model bytes, settings, runtime.
         alias: The name under which llama-server reports the model.
+        origins: Where the value of each setting comes from.
     """
 
     argv: tuple[str, ...]
@@ -54,6 +63,7 @@ class Launch:
     notes: tuple[str, ...]
     fingerprint: str
     alias: str
+    origins: dict[str, str] = field(default_factory=dict)
 
 
 def server_name(model: str) -> str:
@@ -62,8 +72,17 @@ def server_name(model: str) -> str:
     return name[:60] or "model"
 
 
-def plan_launch(runtime: Runtime, model: ModelFile, settings: ServerSettings) -> Launch:
+def plan_launch(
+    runtime: Runtime, model: ModelFile, settings: ServerSettings, *, tuned: Tuned | None = None, verbosity: int = 3
+) -> Launch:
     """The launch of `model` on `runtime`.
+
+    Args:
+        runtime: The llama.cpp to run.
+        model: The model to serve.
+        settings: How to run it.
+        tuned: What was measured for this model, machine and build.
+        verbosity: How much llama-server writes into its log, as its `-lv`; at least 3, because the log is read.
 
     Raises:
         BadInput: When the model's path cannot be handed to llama-server.
@@ -77,9 +96,9 @@ def plan_launch(runtime: Runtime, model: ModelFile, settings: ServerSettings) ->
         raise BadInput(
             f"The model's path {path!r} holds control characters.", fix="Rename the file.", field="path", value=path
         )
-    chosen, notes = settings.resolved(runtime, model)
+    chosen = settings.resolved(runtime, model, tuned)
     alias = server_name(model.name)
-    arguments, missing = _arguments(chosen, path, alias, frozenset(runtime.server_flags))
+    arguments, missing = _arguments(chosen.settings, path, alias, runtime, max(3, verbosity))
     lost = [flag for flag in missing if flag in _REQUIRED]
     if lost:
         raise ServerError(
@@ -88,51 +107,121 @@ def plan_launch(runtime: Runtime, model: ModelFile, settings: ServerSettings) ->
             runtime=runtime.id,
             flags=lost,
         )
-    notes += tuple(f"llama-server of runtime {runtime.id} has no option {flag}: it runs without." for flag in missing)
+    notes = chosen.notes + tuple(
+        f"llama-server of runtime {runtime.id} has no option {flag}: it runs without." for flag in missing
+    )
     advice = refuse_known_bad(runtime.build_number, arguments)
     # Of a build without a number nothing certain can be said at every start; `check` says what there is.
     notes += tuple(str(each) for each in advice if each.action == "warn" and runtime.build_number > 1)
     return Launch(
         argv=(str(runtime.tool("llama-server")), *arguments),
-        settings=chosen,
+        settings=chosen.settings,
         notes=notes,
-        fingerprint=_fingerprint(runtime, model, chosen),
+        fingerprint=_fingerprint(runtime, model, chosen.settings),
         alias=alias,
+        origins=chosen.origins,
     )
 
 
-def _arguments(s: ServerSettings, path: str, alias: str, known: frozenset[str]) -> tuple[list[str], list[str]]:
-    """The arguments this binary understands, and the options (long names) that it lacks."""
-    wanted: list[tuple[str, str, str | None]] = [
-        ("-m", "--model", path),
-        ("-a", "--alias", alias),
-        ("--host", "--host", "127.0.0.1"),
-        ("--port", "--port", "0"),
-        ("-c", "--ctx-size", str(s.context_size * s.slots)),
-        ("-np", "--parallel", str(s.slots)),
-        ("-no-kvu", "--no-kv-unified", None),
-        ("-t", "--threads", str(s.threads)),
-        ("-b", "--batch-size", str(s.batch_size)),
-        ("-ub", "--ubatch-size", str(min(s.ubatch_size, s.batch_size))),
-        ("-ngl", "--gpu-layers", "all" if s.gpu_layers < 0 else str(s.gpu_layers)),
-        ("-fa", "--flash-attn", s.flash_attention),
-        ("--metrics", "--metrics", None),
-        ("--slots", "--slots", None),
-        ("--no-ui", "--no-webui", None),
-        ("--cors-origins", "--cors-origins", "localhost"),
-        ("--offline", "--offline", None),
-    ]
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    """An option to be given: its short and long name, its value, and whether its absence is to be said."""
+
+    short: str
+    long: str
+    value: str | None = None
+    said: bool = True
+
+
+def _arguments(
+    s: ServerSettings, path: str, alias: str, runtime: Runtime, verbosity: int
+) -> tuple[list[str], list[str]]:
+    """The arguments this binary understands, and the options (long names) that it lacks and whose absence matters."""
+    known = frozenset(runtime.server_flags)
     arguments: list[str] = []
     missing: list[str] = []
-    for short, long, value in wanted:
-        flag = short if not known or short in known else long
-        if known and flag not in known:
-            missing.append(long)
+    wanted = [*_places(s, path, alias), *_sizes(s), *_optional(s, path, runtime, verbosity), *_closed()]
+    for flag in wanted:
+        name = flag.short if not known or flag.short in known else flag.long
+        if known and name not in known:
+            missing += [flag.long] if flag.said else []
             continue
-        arguments.append(flag)
-        if value is not None:
-            arguments.append(value)
-    return arguments, missing
+        arguments += [name] if flag.value is None else [name, flag.value]
+    further, lacking = option_arguments(s.options, known)
+    return arguments + further, missing + lacking
+
+
+def _places(s: ServerSettings, path: str, alias: str) -> list[_Flag]:
+    flags = [
+        _Flag("-m", "--model", path),
+        _Flag("-a", "--alias", alias),
+        _Flag("--host", "--host", s.host),
+        _Flag("--port", "--port", str(s.port)),
+    ]
+    # With it the watcher holds the port from before the start until after the end: see `_port`.
+    return [*flags, _Flag("--reuse-port", "--reuse-port", said=False)] if hasattr(socket, "SO_REUSEPORT") else flags
+
+
+def _sizes(s: ServerSettings) -> list[_Flag]:
+    return [
+        _Flag("-c", "--ctx-size", str(s.context_size * s.slots)),
+        _Flag("-np", "--parallel", str(s.slots)),
+        _Flag("-no-kvu", "--no-kv-unified"),
+        _Flag("-t", "--threads", str(s.threads)),
+        _Flag("-tb", "--threads-batch", str(s.threads_batch)),
+        _Flag("-b", "--batch-size", str(s.batch_size)),
+        _Flag("-ub", "--ubatch-size", str(s.ubatch_size)),
+        _Flag("-ngl", "--gpu-layers", "all" if s.gpu_layers < 0 else str(s.gpu_layers)),
+    ]
+
+
+def _optional(s: ServerSettings, path: str, runtime: Runtime, verbosity: int) -> list[_Flag]:
+    """What is given only where it differs from llama-server's default, so that old builds without it serve as well."""
+    flags = [*_flash(s, runtime), *_load_mode(s, runtime)]
+    flags += [_Flag("-ctk", "--cache-type-k", s.cache_type_k)] if s.cache_type_k != "f16" else []
+    flags += [_Flag("-ctv", "--cache-type-v", s.cache_type_v)] if s.cache_type_v != "f16" else []
+    flags += [_Flag("-lv", "--log-verbosity", str(verbosity))] if verbosity > 3 else []
+    if s.embeddings:
+        flags.append(_Flag("--embeddings", "--embedding"))
+        pooling = s.pooling or ("" if _has_pooling(path) else "mean")
+        flags += [_Flag("--pooling", "--pooling", pooling)] if pooling else []
+    return flags
+
+
+def _flash(s: ServerSettings, runtime: Runtime) -> list[_Flag]:
+    if 1 < runtime.build_number < _FLASH_TAKES_A_VALUE:
+        return [_Flag("-fa", "--flash-attn")] if s.flash_attention == "on" else []
+    return [_Flag("-fa", "--flash-attn", s.flash_attention)]
+
+
+def _load_mode(s: ServerSettings, runtime: Runtime) -> list[_Flag]:
+    if s.load_mode == "auto":
+        return []
+    flags = runtime.server_flags
+    if flags and "--load-mode" not in flags and s.load_mode in _OLD_LOAD_MODES:
+        return [_Flag(old, old) for old in _OLD_LOAD_MODES[s.load_mode]]
+    return [_Flag("-lm", "--load-mode", s.load_mode)]
+
+
+def _has_pooling(path: str) -> bool:
+    """Whether the model itself says how its token embeddings are pooled (a key of its header that ends in `.pooling_type`)."""
+    try:
+        with Path(path).open("rb") as file:
+            return b".pooling_type" in file.read(_POOLING_KEY_BYTES)
+    except OSError:
+        return False
+
+
+def _closed() -> list[_Flag]:
+    return [
+        _Flag("--metrics", "--metrics"),
+        _Flag("--slots", "--slots"),
+        _Flag("--no-ui", "--no-webui"),
+        _Flag("--cors-origins", "--cors-origins", "localhost"),
+        _Flag("--offline", "--offline"),
+        # Everything that it could fit is said above; what is left of it is half a second of looking at each start.
+        _Flag("-fit", "--fit", "off", said=False),
+    ]
 
 
 def _fingerprint(runtime: Runtime, model: ModelFile, settings: ServerSettings) -> str:
@@ -140,7 +229,8 @@ def _fingerprint(runtime: Runtime, model: ModelFile, settings: ServerSettings) -
     if not identity:
         found = model.path.stat() if model.path.exists() else None
         identity = f"{model.path}:{model.size_bytes}:{found.st_mtime_ns if found else 0}"
-    parts = {"model": identity, "name": model.name, "runtime": runtime.id, "settings": settings.model_dump(mode="json")}
+    same = settings.model_dump(mode="json", exclude={"allow_remote"})
+    parts = {"model": identity, "name": model.name, "runtime": runtime.id, "settings": same}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,6 +20,7 @@ from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._spawn import start_server
 from noa_lab.server._status import find, log_lines, missing
+from noa_lab.server._tuned import find_tuned
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -64,7 +65,7 @@ def serve(
         ServerNotReady: When it did not become ready in time.
     """
     started = time.monotonic()
-    launch = plan_launch(runtime, model, settings or ServerSettings())
+    launch = plan_launch(runtime, model, settings or ServerSettings(), tuned=find_tuned(home, runtime, model))
     report(Progress(STEP, f"looking for a server with {model.name}"))
     hold = find_or_start(
         home,
