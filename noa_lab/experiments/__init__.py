@@ -9,20 +9,17 @@ from noa_lab.experiments._comparison_file import Comparison, load_comparison
 from noa_lab.experiments._grid import Grid
 from noa_lab.experiments._identity import IdentityFor
 from noa_lab.experiments._inputs import Input, load_inputs
-from noa_lab.experiments._margin import DEFAULT_MARGIN
 from noa_lab.experiments._prompts import Prompt
-from noa_lab.experiments._report import write_markdown, write_report
-from noa_lab.experiments._report_facts import RunFacts
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
 from noa_lab.experiments._runner_pass import EngineFor
 from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._scorer_specs import scorer_from_spec
-from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
-from noa_lab.experiments._tables import summary_table, write_csv
 from noa_lab.experiments._templates import Template
-from noa_lab.experiments._verdict import Verdict, verdict
+from noa_lab.experiments.report import RunFacts, summary_table, write_csv, write_markdown, write_report
+from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.score._specs import scorer_from_spec
+from noa_lab.experiments.statistics import DEFAULT_MARGIN, Verdict, verdict
 
 __all__ = [
     "DEFAULT_MARGIN",

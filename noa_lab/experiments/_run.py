@@ -19,10 +19,10 @@ from noa_lab.experiments._runner import Listener, Runner, live_runner
 from noa_lab.experiments._runner_cells import check_scorers, score
 from noa_lab.experiments._runner_pass import EngineFor
 from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._scorer_specs import scorer_from_spec
-from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
 from noa_lab.experiments._store_lease import release
+from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.score._specs import scorer_from_spec
 
 if TYPE_CHECKING:
     import pandas as pd

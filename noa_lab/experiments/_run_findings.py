@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.experiments._margin import DEFAULT_MARGIN
+from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from noa_lab.experiments._grid import Grid
-    from noa_lab.experiments._verdict import Verdict
+    from noa_lab.experiments.statistics._verdict import Verdict
 
 __all__ = ["RunFindings"]
 
@@ -56,8 +56,8 @@ class RunFindings(ABC):
             UnknownName: When there is no such prompt, scorer or column.
             BadInput: When the margin is not positive, or the question is one that the run cannot answer, such as latency.
         """
-        from noa_lab.experiments._scorer_specs import declared_range
-        from noa_lab.experiments._verdict import verdict
+        from noa_lab.experiments.score._specs import declared_range
+        from noa_lab.experiments.statistics._verdict import verdict
 
         bounds = declared_range(self.scorer_specs, on)
         return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where, bounds=bounds)
@@ -72,6 +72,6 @@ class RunFindings(ABC):
         Returns:
             The path.
         """
-        from noa_lab.experiments._report import write_report
+        from noa_lab.experiments.report._page import write_report
 
         return write_report(self, path, margin=margin)

@@ -17,8 +17,8 @@ from noa_lab.experiments._run import Run
 from noa_lab.experiments._runner import live_runner
 from noa_lab.experiments._runner_cells import check_scorers
 from noa_lab.experiments._runner_pass import EngineFor
-from noa_lab.experiments._scorers import Scorer
 from noa_lab.experiments._store import Store
+from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["RunSummary", "list_runs", "open_run", "start"]
 

@@ -21,7 +21,7 @@ from noa_lab.experiments._store import Store
 from noa_lab.experiments._store_writer import Change, Writer, describe_error
 
 if TYPE_CHECKING:
-    from noa_lab.experiments._scorers import Scorer
+    from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["Listener", "Runner", "live_runner"]
 

@@ -15,7 +15,7 @@ from noa_lab.experiments._grid import Grid
 from noa_lab.inference import Completion, InferenceConfig
 
 if TYPE_CHECKING:
-    from noa_lab.experiments._scorers import Scorer
+    from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["EXECUTOR", "check_scorers", "config_of", "finished_values", "score"]
 

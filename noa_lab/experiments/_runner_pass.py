@@ -18,7 +18,7 @@ from noa_lab.experiments._store_writer import Change, describe_error
 from noa_lab.inference import InferenceEngine
 
 if TYPE_CHECKING:
-    from noa_lab.experiments._scorers import Scorer
+    from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["EngineFor", "Work"]
 

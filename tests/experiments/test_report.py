@@ -16,9 +16,9 @@ from verdict_data import cells_of
 
 from noa_lab.errors import BadInput
 from noa_lab.experiments import Grid, Prompt, score
-from noa_lab.experiments._report import POLICY, all_verdicts, report_html, write_markdown, write_report
-from noa_lab.experiments._report_answers import MAX_CELLS
-from noa_lab.experiments._report_facts import RunFacts, facts_of
+from noa_lab.experiments.report._answers import MAX_CELLS
+from noa_lab.experiments.report._facts import RunFacts, facts_of
+from noa_lab.experiments.report._page import POLICY, all_verdicts, report_html, write_markdown, write_report
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -12,8 +12,8 @@ import pytest
 
 from noa_lab.errors import BadInput, ExperimentError, TemplateInvalid, UnknownName
 from noa_lab.experiments import score
-from noa_lab.experiments._scorer_specs import declared_range, scorer_from_spec
-from noa_lab.experiments._scorers import Scorer
+from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.score._specs import declared_range, scorer_from_spec
 
 ROW = {"expected": "Paris", "n": 4, "empty": "", "nothing": None, "nan": math.nan}
 

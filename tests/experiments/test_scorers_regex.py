@@ -60,7 +60,7 @@ def test_a_scorer_gives_up_after_three_slow_searches(monkeypatch: pytest.MonkeyP
         asked.append(pattern)
         raise ExperimentError("too slow", fix="")
 
-    monkeypatch.setattr("noa_lab.experiments._scorers_text.search", slow)
+    monkeypatch.setattr("noa_lab.experiments.score._texts.search", slow)
     scorer = score.regex(EXPLODES)
     for _ in range(5):
         with pytest.raises(ExperimentError):

@@ -16,8 +16,14 @@ from statsmodels.stats.proportion import proportion_confint
 from verdict_data import cells_of
 
 from noa_lab.errors import BadInput, UnknownName
-from noa_lab.experiments._intervals import mean_interval, needed, participation, score_interval, student_interval
-from noa_lab.experiments._verdict import verdict
+from noa_lab.experiments.statistics._intervals import (
+    mean_interval,
+    needed,
+    participation,
+    score_interval,
+    student_interval,
+)
+from noa_lab.experiments.statistics._verdict import verdict
 
 Z = 1.959963984540054
 

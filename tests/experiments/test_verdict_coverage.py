@@ -17,9 +17,9 @@ import pytest
 from scipy import stats
 from scipy.special import gammaln
 
-from noa_lab.experiments._intervals import Interval, mean_interval, score_interval
-from noa_lab.experiments._pairing import Pairs
-from noa_lab.experiments._verdict import _more
+from noa_lab.experiments.statistics._intervals import Interval, mean_interval, score_interval
+from noa_lab.experiments.statistics._pairing import Pairs
+from noa_lab.experiments.statistics._verdict import _more
 
 SIZES = (10, 20, 24, 50, 200)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.experiments._pairing import score_names
-from noa_lab.experiments._report_text import esc, plain, prose
+from noa_lab.experiments.report._text import esc, plain, prose
+from noa_lab.experiments.statistics._pairing import score_names
 
 if TYPE_CHECKING:
     import pandas as pd

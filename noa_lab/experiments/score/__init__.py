@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from noa_lab.experiments._scorers import Function, JsonValid, Length, Scorer
-from noa_lab.experiments._scorers_text import Contains, Equals, Regex, StartsWith
+from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.score._function import Function
+from noa_lab.experiments.score._json import JsonValid
+from noa_lab.experiments.score._length import Length
+from noa_lab.experiments.score._texts import Contains, Equals, Regex, StartsWith
 
 __all__ = [
     "contains",

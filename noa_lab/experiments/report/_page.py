@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.experiments._margin import DEFAULT_MARGIN
-from noa_lab.experiments._pairing import score_names
-from noa_lab.experiments._report_answers import answers_table
-from noa_lab.experiments._report_charts import difference_chart, means_chart
-from noa_lab.experiments._report_facts import RunFacts, RunLike, facts_of
-from noa_lab.experiments._report_style import STYLE
-from noa_lab.experiments._report_text import clean, esc, flat, number, plain, pre
-from noa_lab.experiments._scorer_specs import declared_range
-from noa_lab.experiments._tables import arm_scores, markdown_table, output_path, summary_table
-from noa_lab.experiments._verdict import Verdict, verdict
+from noa_lab.experiments.report._answers import answers_table
+from noa_lab.experiments.report._charts import difference_chart, means_chart
+from noa_lab.experiments.report._facts import RunFacts, RunLike, facts_of
+from noa_lab.experiments.report._style import STYLE
+from noa_lab.experiments.report._tables import arm_scores, markdown_table, output_path, summary_table
+from noa_lab.experiments.report._text import clean, esc, flat, number, plain, pre
+from noa_lab.experiments.score._specs import declared_range
+from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
+from noa_lab.experiments.statistics._pairing import score_names
+from noa_lab.experiments.statistics._verdict import Verdict, verdict
 from noa_lab.paths import write_atomic
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments._intervals import Interval, mean_interval
-from noa_lab.experiments._pairing import LATENCY_COLUMNS, arm_values, score_names
+from noa_lab.experiments.statistics._intervals import Interval, mean_interval
+from noa_lab.experiments.statistics._pairing import LATENCY_COLUMNS, arm_values, score_names
 from noa_lab.paths import write_atomic
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from noa_lab.experiments._report_text import esc, number
-from noa_lab.experiments._tables import ArmScore
-from noa_lab.experiments._verdict import Verdict
+from noa_lab.experiments.report._tables import ArmScore
+from noa_lab.experiments.report._text import esc, number
+from noa_lab.experiments.statistics._verdict import Verdict
 
 __all__ = ["difference_chart", "means_chart"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from noa_lab.errors import BadInput, ExperimentError, TemplateInvalid
-from noa_lab.experiments._matching import compiled, search
-from noa_lab.experiments._scorers import PassFail, refuse
 from noa_lab.experiments._templates import Template
+from noa_lab.experiments.score._base import PassFail, refuse
+from noa_lab.experiments.score._matching import compiled, search
 
 __all__ = ["Contains", "Equals", "Regex", "StartsWith"]
 

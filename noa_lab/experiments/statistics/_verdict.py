@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from noa_lab.errors import BadInput, UnknownName
-from noa_lab.experiments._intervals import NO_INTERVAL, Interval, mean_interval, needed
-from noa_lab.experiments._margin import DEFAULT_MARGIN
-from noa_lab.experiments._pairing import LATENCY_COLUMNS, Pairs, pair, score_names, select
+from noa_lab.experiments.statistics._intervals import NO_INTERVAL, Interval, mean_interval, needed
+from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
+from noa_lab.experiments.statistics._pairing import LATENCY_COLUMNS, Pairs, pair, score_names, select
 
 if TYPE_CHECKING:
     import pandas as pd

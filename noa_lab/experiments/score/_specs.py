@@ -7,7 +7,7 @@ from typing import Any
 
 from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments import score
-from noa_lab.experiments._scorers import Scorer
+from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["declared_range", "scorer_from_spec"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from noa_lab.experiments._margin import DEFAULT_MARGIN
+from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
     import pandas as pd

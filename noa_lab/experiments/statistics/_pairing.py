@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, UnknownName
-from noa_lab.experiments._intervals import Kind
+from noa_lab.experiments.statistics._intervals import Kind
 
 if TYPE_CHECKING:
     import numpy as np
