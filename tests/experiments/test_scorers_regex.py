@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from noa_lab.errors import ExperimentError
-from noa_lab.experiments import _matching, score
+from noa_lab.experiments import score
+from noa_lab.experiments.score import _matching
 
 EXPLODES = r"(a+)+$"
 TEXT = "a" * 40 + "!"
@@ -89,7 +90,7 @@ def test_surrogates_and_newlines_reach_the_child() -> None:
 
 def test_the_child_ends_with_its_parent() -> None:
     code = (
-        "from noa_lab.experiments import _matching as m; import os; m.search('a+', 'a');"
+        "from noa_lab.experiments.score import _matching as m; import os; m.search('a+', 'a');"
         "print(m._searcher._child.pid, flush=True); os._exit(0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
