@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from noa_lab.errors import ModelFileBroken
 from noa_lab.models import ModelFile, ModelMetadata, read_gguf
-from noa_lab.models._gguf import TENSOR_TYPES, _Header
+from noa_lab.models._gguf import read_header
+from noa_lab.models._gguf_types import TENSOR_TYPES
+from noa_lab.models._gguf_window import OpenFile
 
 
 def text(value: str | bytes) -> bytes:
@@ -227,7 +229,7 @@ def check_mutations(content: bytes, count: int, seed: int) -> tuple[int, float]:
         mutated = mutate(content, chance, header_bytes)
         started = time.perf_counter()
         try:
-            found = _Header(io.BytesIO(mutated), len(mutated), Path("mutated.gguf")).read()
+            found = read_header(OpenFile(io.BytesIO(mutated), len(mutated), "mutated.gguf")).metadata()
             assert found.architecture
             assert found.name.isprintable()
         except ModelFileBroken:
