@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from noa_lab.widgets import ComparePanel, ModelPanel, ServerPanel, SetupPanel
     from noa_lab.workbench import Lab
 
-_VERBS = ("check", "compare", "install", "open_run", "rollback", "runs", "runtimes", "serve", "servers", "stop")
+_VERBS = (
+    *("check", "compare", "install", "open_run", "plan_install", "rollback", "runs", "runtimes"),
+    *("serve", "servers", "stop"),
+)
 _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
     "experiments": ("Grid", "Prompt", "Run", "load_comparison", "score"),
@@ -80,6 +83,7 @@ __all__ = [
     "models",
     "open_run",
     "parse_digest",
+    "plan_install",
     "rollback",
     "runs",
     "runtimes",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Unpack
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json, print_table
+from noa_lab.cli._terminal import TerminalReport, print_json, print_table, say
 from noa_lab.errors import BadInput
-from noa_lab.runtime import Runtime
+from noa_lab.runtime import InstallOptions, Runtime
 from noa_lab.workbench import Lab
 
 START_NOTEBOOK = "00_start_here.ipynb"
@@ -42,27 +43,19 @@ def check(as_json: bool) -> None:
 @click.option("--backend", metavar="NAME", help="cpu, cuda, vulkan, rocm, metal, ...")
 @click.option("--native", is_flag=True, help="Compile for this very CPU.")
 @click.option("--mirror", metavar="URL", help="A copy of llama.cpp's releases.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def install(
-    source: str,
-    source_path: str | None,
-    tag: str | None,
-    backend: str | None,
-    native: bool,
-    mirror: str | None,
-    as_json: bool,
-) -> None:
+def install(*, dry_run: bool, as_json: bool, **options: Unpack[InstallOptions]) -> None:
     """Get llama.cpp, verify it with the default model, put it in place."""
     lab = Lab()
-    runtime = lab.install(
-        source=source,
-        source_path=source_path,
-        tag=tag,
-        backend=backend,
-        native=native,
-        mirror=mirror,
-        report=TerminalReport(),
-    )
+    if dry_run:
+        plan = lab.plan_install(**options)
+        if as_json:
+            print_json({"plan": plan.as_dict()})
+        else:
+            say(str(plan))
+        return
+    runtime = lab.install(report=TerminalReport(), **options)
     model = lab.models.get()
     for note in runtime.notes:
         click.echo(f"! {note}", err=True)

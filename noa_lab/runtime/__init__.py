@@ -9,16 +9,20 @@ from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._install import install
 from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._machine import Machine, machine
+from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
+from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
 from noa_lab.runtime._process import PATIENT_THREADS
 from noa_lab.runtime._pypi import download_distribution
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._smoke import SmokeResult, smoke_test
 from noa_lab.runtime._source import check_disk
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
-from noa_lab.runtime._wish import WAYS
+from noa_lab.runtime._wish import OPTIONS_OF, WAYS
 
 __all__ = [
+    "DEFAULTS",
+    "OPTIONS_OF",
     "PATIENT_THREADS",
     "PIN",
     "PROGRAMS",
@@ -26,7 +30,10 @@ __all__ = [
     "Advice",
     "Choice",
     "Gpu",
+    "InstallOptions",
+    "InstallPlan",
     "Machine",
+    "Obstacle",
     "Pin",
     "Runtime",
     "SmokeResult",
@@ -42,8 +49,10 @@ __all__ = [
     "is_loopback",
     "link_bindings",
     "machine",
+    "plan_install",
     "refuse_known_bad",
     "rollback",
     "runtimes",
     "smoke_test",
+    "spelled_out",
 ]

@@ -34,7 +34,7 @@ class Gpu:
         backend: llama.cpp's backend for it: "cuda", "rocm", "metal", "vulkan".
         name: Its name; several are joined by ", ".
         driver: Version of its driver; "" where it is not known.
-        targets: What a compiler calls it, for example "gfx1100" (AMD).
+        targets: What a compiler calls it: "gfx1100" (AMD), "89" (NVIDIA: compute capability 8.9).
         usable: Whether a release build can be expected to run on it.
         why: In words, what decides that; a part of a sentence.
         compute_capability: NVIDIA's number for what the GPU can do, the lowest of several; None where it is not known.
@@ -150,7 +150,7 @@ def _apple(probe: Probe) -> Gpu | None:
 
 
 def _nvidia(probe: Probe) -> Gpu | None:
-    names, driver, capability = _nvidia_smi(probe)
+    names, driver, capabilities = _nvidia_smi(probe)
     if not driver:
         found = re.search(
             r"(?:Kernel Module|Module for \S+)\s+(\d+(?:\.\d+)+)", probe.read("/proc/driver/nvidia/version")
@@ -166,23 +166,30 @@ def _nvidia(probe: Probe) -> Gpu | None:
         return Gpu(
             "cuda", name, driver, usable=False, why=f"driver {driver} is too old for CUDA {cuda}, which needs {floor}"
         )
-    return Gpu("cuda", name, driver, why=f"driver {driver} runs CUDA {fitting}", compute_capability=capability)
+    return Gpu(
+        "cuda",
+        name,
+        driver,
+        targets=tuple(f"{capability:.1f}".replace(".", "") for capability in capabilities),
+        why=f"driver {driver} runs CUDA {fitting}",
+        compute_capability=min(capabilities, default=None),
+    )
 
 
-def _nvidia_smi(probe: Probe) -> tuple[str, str, float | None]:
+def _nvidia_smi(probe: Probe) -> tuple[str, str, list[float]]:
     program = probe.which("nvidia-smi")
     if program is None and probe.system == "Linux":
         program = next(iter(probe.glob("/usr/lib/wsl/lib/nvidia-smi")), None)
     if program is None:
-        return "", "", None
+        return "", "", []
     text = probe.run([program, "--query-gpu=name,driver_version", "--format=csv,noheader"])
     rows = [line.split(",") for line in text.splitlines() if re.search(r",\s*\d+\.\d+", line)]
     if not rows:
-        return "", "", None
+        return "", "", []
     # Older programs do not know this column, and then answer nothing at all: hence a question of its own.
     told = probe.run([program, "--query-gpu=compute_cap", "--format=csv,noheader"])
-    capabilities = [float(number) for number in re.findall(r"(?m)^\s*(\d+\.\d+)\s*$", told)]
-    return ", ".join(dict.fromkeys(row[0].strip() for row in rows)), rows[0][1].strip(), min(capabilities, default=None)
+    capabilities = sorted({float(number) for number in re.findall(r"(?m)^\s*(\d+\.\d+)\s*$", told)})
+    return ", ".join(dict.fromkeys(row[0].strip() for row in rows)), rows[0][1].strip(), capabilities
 
 
 def _amd(probe: Probe) -> Gpu | None:

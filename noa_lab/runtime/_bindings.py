@@ -9,14 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from noa_lab.errors import SetupError
+from noa_lab.errors import RuntimeMissing, SetupError
 from noa_lab.events import CancelToken
+from noa_lab.paths import Home
+from noa_lab.runtime._pins import PIN
 from noa_lab.runtime._process import clean_environment, run
 from noa_lab.runtime._rejection import rejected_for
 from noa_lab.runtime._runtime import Runtime
+from noa_lab.runtime._store import embedded
 
 __all__ = [
     "bindings_linked",
+    "bindings_ready",
+    "is_pinned",
     "library_folder",
     "link_bindings",
     "own_libraries",
@@ -61,6 +66,20 @@ def bindings_linked(runtime: Runtime | None = None) -> bool:
     if os.name == "nt":
         return all((folder / library.name).is_file() for library in libraries)
     return all(_points_to(folder / library.name, library) for library in libraries)
+
+
+def bindings_ready(home: Home) -> bool:
+    """Whether the bindings have the libraries of a complete embedded runtime, or some of their own."""
+    try:
+        pinned = embedded(home)
+    except RuntimeMissing:
+        return bool(own_libraries())
+    return is_pinned(pinned) and (bindings_linked(pinned) or bool(own_libraries()))
+
+
+def is_pinned(runtime: Runtime) -> bool:
+    """Whether it is the llama.cpp that the bindings were made for."""
+    return (runtime.tag, runtime.commit) == (PIN.tag, PIN.commit)
 
 
 def _real(library: Path) -> Path:

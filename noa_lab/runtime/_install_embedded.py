@@ -12,30 +12,15 @@ from noa_lab.errors import (
     ToolMissing,
 )
 from noa_lab.paths import Home
-from noa_lab.runtime._bindings import bindings_linked, link_bindings, own_libraries
+from noa_lab.runtime._bindings import bindings_ready, is_pinned, link_bindings
 from noa_lab.runtime._install_source import build_down, safe_recipes
 from noa_lab.runtime._job import Job
-from noa_lab.runtime._pins import PIN
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._store import embedded, point
 
-__all__ = ["bindings_ready", "ensure_embedded", "try_embedded"]
+__all__ = ["ensure_embedded", "try_embedded", "without_bindings"]
 
 _STEP = "Link llama-cpp-python"
-
-
-def bindings_ready(home: Home) -> bool:
-    """Whether the bindings have the libraries of a complete embedded runtime, or some of their own."""
-    try:
-        pinned = embedded(home)
-    except RuntimeMissing:
-        return bool(own_libraries())
-    return is_pinned(pinned) and (bindings_linked(pinned) or bool(own_libraries()))
-
-
-def is_pinned(runtime: Runtime) -> bool:
-    """Whether it is the llama.cpp that the bindings were made for."""
-    return (runtime.tag, runtime.commit) == (PIN.tag, PIN.commit)
 
 
 def ensure_embedded(job: Job) -> Runtime:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from noa_lab.errors import RuntimeRejected, SetupError
+from noa_lab.paths import Home
 from noa_lab.runtime._backends import Gpu, choose_backend
 from noa_lab.runtime._job import Job
 from noa_lab.runtime._machine import machine
@@ -21,11 +22,11 @@ __all__ = ["install_release", "installed_release"]
 _STEP = "Find the release"
 
 
-def installed_release(job: Job, wish: Wish) -> Runtime | None:
+def installed_release(home: Home, wish: Wish) -> Runtime | None:
     """The release that was asked for, if it is here already; no network is needed to know."""
     tag = wish.tag or PIN.tag
     backend = wish.backend or choose_backend().backend
-    for runtime in runtimes(job.home):
+    for runtime in runtimes(home):
         if runtime.source == "release" and runtime.tag == tag and backend in {runtime.backend, *runtime.flags}:
             return runtime
     return None
@@ -41,7 +42,7 @@ def install_release(job: Job, wish: Wish) -> Runtime:
         RuntimeRejected: When none of its builds works here.
         DiskFull, Cancelled: As they say.
     """
-    there = installed_release(job, wish)
+    there = installed_release(job.home, wish)
     if there is not None:
         job.tell(_STEP, f"{there.id} is here already", finished=True)
         return there

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
 from noa_lab.errors import RuntimeRejected, ToolMissing
-from noa_lab.runtime._backends import choose_backend
+from noa_lab.runtime._backends import Choice, choose_backend
 from noa_lab.runtime._build import build
 from noa_lab.runtime._job import Job
 from noa_lab.runtime._local_source import LocalSource, open_source
@@ -19,7 +20,7 @@ from noa_lab.runtime._toolchain import find_toolchain, find_toolkit
 from noa_lab.runtime._trial import put_in_place, try_out
 from noa_lab.runtime._wish import Wish
 
-__all__ = ["build_down", "install_source", "safe_recipes"]
+__all__ = ["asked_recipe", "build_down", "compilable", "install_source", "possible_recipes", "safe_recipes"]
 
 _STEP = "Build llama.cpp"
 
@@ -33,33 +34,52 @@ def install_source(job: Job, wish: Wish) -> Runtime:
         BuildFailed, DownloadFailed, DiskFull, BadInput, Cancelled: As they say.
     """
     backend = wish.backend or _compilable(job)
-    targets = next((gpu.targets for gpu in choose_backend().gpus if gpu.backend == backend), ())
-    asked = recipe_for(backend, native=wish.native, gpu_targets=targets)
+    asked = asked_recipe(wish, backend)
     find_toolkit(backend)
     source = open_source(wish.path, job.work, report=job.report, cancel=job.cancel) if wish.path is not None else None
     safer = tuple(recipe for recipe in safe_recipes(job) if recipe.flags != asked.flags)
     return build_down(job, (asked, *safer), source, origin=str(wish.path or ""))
 
 
-def _compilable(job: Job) -> str:
-    """The backend of this machine, if what it is compiled with is here."""
+def asked_recipe(wish: Wish, backend: str) -> Recipe:
+    """How to compile for a backend: for the GPUs that are here, else for those that CMake's own variable CUDAARCHS names."""
+    targets = next((gpu.targets for gpu in choose_backend().gpus if gpu.backend == backend), ())
+    if backend == "cuda" and not targets:
+        targets = tuple(each for each in os.environ.get("CUDAARCHS", "").split(";") if each)
+    return recipe_for(backend, native=wish.native, gpu_targets=targets)
+
+
+def compilable() -> tuple[str, Choice, ToolMissing | None]:
+    """The backend to compile for, what was seen of this machine, and what is missing where that is not the backend of this machine."""
     choice = choose_backend()
     try:
         find_toolkit(choice.backend)
     except ToolMissing as error:
-        job.give_up(choice.why, error, "a build for the CPU")
-        return "cpu"
-    job.tell(_STEP, choice.why)
-    return choice.backend
+        return "cpu", choice, error
+    return choice.backend, choice, None
+
+
+def _compilable(job: Job) -> str:
+    backend, choice, missing = compilable()
+    if missing is not None:
+        job.give_up(choice.why, missing, "a build for the CPU")
+    else:
+        job.tell(_STEP, choice.why)
+    return backend
+
+
+def possible_recipes() -> tuple[Recipe, ...]:
+    """The recipes for this machine, without those whose instructions its CPU does not even claim to have."""
+    features = machine().features
+    return tuple(recipe for recipe in recipes() if not features or set(recipe.needs) <= set(features))
 
 
 def safe_recipes(job: Job) -> tuple[Recipe, ...]:
-    """The recipes for this machine, without those whose instructions its CPU does not even claim to have."""
-    features = machine().features
-    possible = tuple(recipe for recipe in recipes() if not features or set(recipe.needs) <= set(features))
+    """The `possible_recipes`, with a word about the others."""
+    possible = possible_recipes()
     for recipe in recipes():
         if recipe not in possible:
-            missing = ", ".join(sorted(set(recipe.needs) - set(features)))
+            missing = ", ".join(sorted(set(recipe.needs) - set(machine().features)))
             job.tell(_STEP, f"this CPU has no {missing}: not the build for {recipe.says}")
     return possible
 
@@ -96,6 +116,8 @@ def _build_one(job: Job, recipe: Recipe, source: LocalSource | None, origin: str
     if there is not None and complete(there) and hash_files(there.folder, there.files) == there.files:
         job.tell(_STEP, f"{name} is here already", finished=True)
         return there
+    if name in job.rejected:
+        raise job.rejected[name]
     tools = find_toolchain()
     variables = find_toolkit(recipe.backend)
     folder = source.folder if source else source_folder(pin, job.work, report=job.report, cancel=job.cancel)
@@ -130,5 +152,8 @@ def _build_one(job: Job, recipe: Recipe, source: LocalSource | None, origin: str
         # Source of another age takes its number from elsewhere.
         expected = (pin.build_number, pin.commit) if pinned else None
         return put_in_place(job, try_out(job, draft, expected=expected))
+    except RuntimeRejected as error:
+        job.rejected[name] = error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

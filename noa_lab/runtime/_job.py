@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from noa_lab.errors import NoaLabError
+from noa_lab.errors import NoaLabError, RuntimeRejected
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.paths import Home
 
@@ -25,6 +25,7 @@ class Job:
         report: Told about the progress.
         cancel: Stops it.
         notes: What was tried and why it was given up; they end up on the `Runtime` that `install` returns.
+        rejected: Builds that have failed their trial in this installation, by name: none is made twice.
     """
 
     home: Home
@@ -32,6 +33,7 @@ class Job:
     report: Report
     cancel: CancelToken | None
     notes: list[str] = field(default_factory=list)
+    rejected: dict[str, RuntimeRejected] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
@@ -54,8 +56,9 @@ class Job:
         """
         reason = str(error.fields.get("reason") or error.message.splitlines()[0]).rstrip(".")
         note = f"{what}: {reason}. Next: {then}."
-        self.notes.append(note)
-        self.tell(TEST, note)
+        if note not in self.notes:
+            self.notes.append(note)
+            self.tell(TEST, note)
 
     def sweep(self) -> None:
         """Remove what an interrupted installation left half-done, but not what can be continued; only under the lock."""

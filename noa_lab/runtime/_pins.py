@@ -85,6 +85,7 @@ class Recipe:
         flags: CMake options.
         needs: Instruction sets that it uses, as `Machine.features` names them.
         bulk: How many times the disk space of a CPU build it takes; estimated, on the large side.
+        core_minutes: How long one idle core compiles; measured where noa_lab is tested, so a hint.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Recipe:
     flags: tuple[str, ...]
     needs: tuple[str, ...] = ()
     bulk: int = 1
+    core_minutes: int = 12
 
 
 BACKENDS = ("cpu", "cuda", "vulkan", "rocm", "metal")
@@ -183,7 +185,8 @@ def recipe_for(
     Args:
         backend: One of `BACKENDS`.
         native: Compile for this very CPU (and GPU): faster, runs nowhere else, and dies on a CPU that advertises what it must not use.
-        gpu_targets: AMD's names for the GPUs to compile for, for example "gfx1100"; none lets llama.cpp choose.
+        gpu_targets: The GPUs to compile for, as their compiler calls them: "gfx1100" (AMD), "89" (NVIDIA); none lets llama.cpp choose,
+            which then compiles for every GPU that it knows and takes several times as long.
         system: `sys.platform` of the machine.
         arch: Its architecture; default: this machine's.
 
@@ -209,8 +212,8 @@ def recipe_for(
             value=backend,
         )
     says, flags, bulk = _GPU_BUILDS[backend]
-    if backend == "cuda" and native:
-        flags = (*flags, "-DCMAKE_CUDA_ARCHITECTURES=native")
+    if backend == "cuda" and (gpu_targets or native):
+        flags = (*flags, f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(gpu_targets) or 'native'}")
     if backend == "rocm" and gpu_targets:
         flags = (*flags, f"-DGPU_TARGETS={';'.join(gpu_targets)}")
     needs = () if native else portable.needs

@@ -7,11 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noa_lab.errors import BadInput, UnknownName
+from noa_lab.runtime._options import DEFAULTS, InstallOptions
 from noa_lab.runtime._pins import known_backend
 
-__all__ = ["WAYS", "Wish", "read_wish"]
+__all__ = ["OPTIONS_OF", "WAYS", "Wish", "read_wish"]
 
-WAYS = ("auto", "release", "source", "system")
+WAYS = {
+    "auto": "what suits this machine: the llama.cpp that is here, conda's own, a release for the GPU, else a build",
+    "release": "prebuilt: nothing to compile, and GPU builds without a GPU toolkit; needs GitHub, or a mirror of it",
+    "source": "compiled here: any CPU, a GPU whose toolkit is installed, changes of your own; needs a C++ compiler and minutes",
+    "system": "the one that conda, Homebrew or you have installed, used where it is and never changed",
+    "path": "an archive or a folder of programs that you have: copied, so that it stays when the original goes",
+}
+"""The ways to a llama.cpp, and what each is for. "path" is not a word that users say: they give the path itself."""
+
+OPTIONS_OF = {
+    "auto": frozenset({"backend"}),
+    "release": frozenset({"tag", "backend", "mirror"}),
+    "source": frozenset({"backend", "native", "source_path"}),
+    "system": frozenset[str](),
+    "path": frozenset[str](),
+}
+"""The options that mean something for each way."""
+
 _TAG = re.compile(r"b\d{1,6}|v\d+\.\d+\.\d+|latest-stable|latest-nightly")
 
 
@@ -41,23 +59,25 @@ class Wish:
         return self == Wish("auto")
 
 
-def read_wish(
-    source: str | Path,
-    *,
-    tag: str | None,
-    backend: str | None,
-    native: bool,
-    mirror: str | None,
-    source_path: str | Path | None,
-) -> Wish:
-    """What the arguments of `install` mean together.
+def read_wish(options: InstallOptions) -> Wish:
+    """What the options of `install` mean together.
 
-    Without a way, an argument that only one way knows chooses it: a tag or a mirror a release, native or a source path a build.
+    Without a way, an option that only one way knows chooses it: a tag or a mirror a release, native or a source path a build.
 
     Raises:
         BadInput: When they contradict each other.
-        UnknownName: For a way that does not exist.
+        UnknownName: For an option or a way that does not exist.
     """
+    for name in options:
+        if name not in DEFAULTS:
+            raise UnknownName.among("option", name, DEFAULTS, where="install")
+    said: InstallOptions = {**DEFAULTS, **options}
+    source, tag, backend = said["source"], _text("tag", said["tag"]), _text("backend", said["backend"])
+    native, mirror, source_path = said["native"], _text("mirror", said["mirror"]), said["source_path"]
+    if not isinstance(native, bool):
+        raise BadInput(
+            f"native = {native!r} is neither True nor False.", fix="Leave it out.", field="native", value=native
+        )
     if tag is not None and not _TAG.fullmatch(tag):
         raise BadInput(
             f"{tag!r} is no release tag of llama.cpp.",
@@ -68,46 +88,45 @@ def read_wish(
     path, way = _way(source)
     if way == "auto":
         way = "source" if native or source_path is not None else "release" if tag or mirror else "auto"
-    _allow(way, "tag", tag, ("release",))
-    _allow(way, "mirror", mirror, ("release",))
-    _allow(way, "native", native or None, ("source",))
-    _allow(way, "source_path", source_path, ("source",))
-    _allow(way, "backend", backend, ("auto", "release", "source"))
-    if backend is not None and way == "source":
-        backend = known_backend(backend)
+    given = {"tag": tag, "backend": backend, "native": native or None, "mirror": mirror, "source_path": source_path}
+    for field, value in given.items():
+        if value is not None and field not in OPTIONS_OF[way]:
+            raise _meaningless(way, field, value)
+    if backend is not None:
+        backend = {"hip": "rocm"}.get(backend.lower(), backend.lower())
+        backend = known_backend(backend) if way == "source" else backend
     if source_path is not None:
-        path = Path(source_path).expanduser().absolute()
-        if not path.exists():
-            raise BadInput(
-                f"There is no {path}.",
-                fix="Name an archive, a checkout or a folder of llama.cpp's source.",
-                field="source_path",
-                value=str(path),
-            )
-    return Wish(way, path, tag, backend.lower() if backend else None, native, mirror)
+        path = _existing("source_path", Path(source_path), "an archive, a checkout or a folder of llama.cpp's source")
+    return Wish(way, path, tag, backend, native, mirror)
+
+
+def _text(field: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise BadInput(
+        f"{field} = {value!r} is not allowed.", fix="Give it as text, or leave it out.", field=field, value=value
+    )
 
 
 def _way(source: str | Path) -> tuple[Path | None, str]:
-    if str(source) in WAYS:
+    if str(source) in OPTIONS_OF and str(source) != "path":
         return None, str(source)
     path = Path(source).expanduser()
-    if path.exists():
-        return path.absolute(), "path"
-    if isinstance(source, Path) or len(path.parts) > 1 or path.suffix:
-        raise BadInput(
-            f"There is no {path}.",
-            fix="Name an archive or a folder of llama.cpp's programs.",
-            field="source",
-            value=str(path),
-        )
-    raise UnknownName.among("way to install", str(source), (*WAYS, "a path"))
+    if isinstance(source, Path) or path.exists() or len(path.parts) > 1 or path.suffix:
+        return _existing("source", path, "an archive or a folder of llama.cpp's programs"), "path"
+    raise UnknownName.among("way to install", str(source), (*(way for way in WAYS if way != "path"), "a path"))
 
 
-def _allow(way: str, field: str, value: object, ways: tuple[str, ...]) -> None:
-    if value is None or way in ways:
-        return
-    only = " or ".join(each for each in ways if each != "auto")
-    raise BadInput(
+def _existing(field: str, path: Path, what: str) -> Path:
+    path = path.expanduser().absolute()
+    if not path.exists():
+        raise BadInput(f"There is no {path}.", fix=f"Name {what}.", field=field, value=str(path))
+    return path
+
+
+def _meaningless(way: str, field: str, value: object) -> BadInput:
+    only = " or ".join(each for each in OPTIONS_OF if each != "auto" and field in OPTIONS_OF[each])
+    return BadInput(
         f"{field} {value!r} means nothing for an installation from {way}.",
         fix=f"Leave it out, or install from {only}.",
         field=field,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from noa_lab import models, runtime
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
-from noa_lab.runtime import Runtime
+from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
 
 if TYPE_CHECKING:
@@ -52,23 +53,19 @@ class Lab:
         """What this machine has and what is missing; changes nothing, needs no network."""
         return _check.check(self.home, self.models.default)
 
+    @runtime.spelled_out
     def install(
         self,
         *,
-        source: str | Path = "auto",
-        tag: str | None = None,
-        backend: str | None = None,
-        native: bool = False,
-        mirror: str | None = None,
-        source_path: str | Path | None = None,
         report: Report = silent,
         cancel: CancelToken | None = None,
+        **options: Unpack[InstallOptions],
     ) -> Runtime:
         """Make sure that a verified llama.cpp and the default model are here.
 
         Without arguments the first call takes what suits this machine: conda's llama.cpp, a release for its GPU, or a build from source
         (about 6 minutes on 2 cores); later calls return at once. Whatever fails its trial leaves the old one in place, and the `notes`
-        of the result say what was passed over. `rollback` goes back.
+        of the result say what was passed over. `plan_install` says beforehand what would be done, `rollback` goes back.
 
         Args:
             source: "auto", "release", "source", "system", or the path of an archive or folder of llama.cpp's programs.
@@ -79,6 +76,7 @@ class Lab:
             source_path: An archive, a checkout or a folder of llama.cpp's source.
             report: Told about the progress.
             cancel: Stops it within a second.
+            options: The first six of these, which `plan_install` takes too.
 
         Raises:
             BadInput: When the arguments contradict each other.
@@ -87,18 +85,25 @@ class Lab:
             Cancelled: When `cancel` was.
         """
         model = self.models.get(report=report, cancel=cancel)
-        return runtime.install(
-            self.home,
-            model=model.path,
-            source=source,
-            tag=tag,
-            backend=backend,
-            native=native,
-            mirror=mirror,
-            source_path=source_path,
-            report=report,
-            cancel=cancel,
-        )
+        return runtime.install(self.home, model=model.path, report=report, cancel=cancel, **options)
+
+    @runtime.spelled_out
+    def plan_install(self, **options: Unpack[InstallOptions]) -> InstallPlan:
+        """What `install` would do with these arguments: its steps, what comes next if one fails, what stands in the way.
+
+        Changes nothing and needs no network; what only the network can tell is left open.
+
+        Args:
+            options: As for `install`.
+
+        Raises:
+            BadInput: When the arguments contradict each other.
+        """
+        plan = runtime.plan_install(self.home, **options)
+        name = self.models.default
+        if self.models.find(name) is not None:
+            return plan
+        return replace(plan, steps=(f"Get the model {name}, which llama.cpp is tried with", *plan.steps), ready=False)
 
     def rollback(self) -> Runtime:
         """Use the llama.cpp that was used before the current one again; a second rollback undoes the first.

@@ -48,6 +48,13 @@ def test_fields_are_those_documented(title, home):
     assert fields(printed) == DOCUMENTED[title]
 
 
+def test_a_plan(home, monkeypatch):
+    title = "noa-lab install --from system --dry-run --json"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    plan = json.loads(noa_lab(*title.split()[1:]))["plan"]
+    assert {"plan"} | fields(plan, "plan.") == DOCUMENTED[title]
+
+
 @pytest.mark.real
 def test_status(home):
     noa_lab("serve", "--detach")

@@ -9,7 +9,7 @@ import pytest
 from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab.paths import Home
-from noa_lab.runtime import _bindings, _install, _install_source
+from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways
 from noa_lab.runtime._backends import Choice
 
 
@@ -36,9 +36,10 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> 
         return fake_programs(folder / "bin", faults.get(name, ""), devices=tuple(devices))
 
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    for module in (_install, _install_source):
+    for module in (_install_ways, _install_source, _plan_ways):
         monkeypatch.setattr(module, "choose_backend", lambda: shop.choice)
-    monkeypatch.setattr(_install_source, "find_toolchain", lambda: None)
+    for module in (_install_source, _plan_build, _plan_ways):
+        monkeypatch.setattr(module, "find_toolchain", lambda: None)
     monkeypatch.setattr(
         _install_source, "source_folder", lambda pin, work, report, cancel: tiny_source(work / f"source-{len(built)}")
     )

@@ -12,7 +12,7 @@ from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab import runtime
 from noa_lab.paths import Home
-from noa_lab.runtime import _bindings, _install, _install_source
+from noa_lab.runtime import _bindings, _install_source, _install_ways
 from noa_lab.runtime._backends import Choice
 
 
@@ -23,7 +23,7 @@ def main(home: Home, package: Path) -> None:
     def build(source: Path, folder: Path, *args: object, **options: object) -> Path:
         return fake_programs(folder / "bin")
 
-    _install.choose_backend = lambda: Choice("cpu", "cpu: a test")
+    _install_ways.choose_backend = lambda: Choice("cpu", "cpu: a test")
     _install_source.find_toolchain = lambda: None
     _install_source.source_folder = source_folder
     _install_source.build = build

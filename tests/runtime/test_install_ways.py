@@ -25,7 +25,7 @@ from noa_lab.errors import (
 from noa_lab.events import Progress
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
-from noa_lab.runtime import Runtime, _install_release, _install_source, _smoke, _store, _system, machine
+from noa_lab.runtime import InstallPlan, Runtime, _install_release, _install_source, _smoke, _store, _system, machine
 from noa_lab.runtime._backends import Choice, Gpu
 from noa_lab.runtime._release import Asset, FetchedRelease, ReleaseBuild
 from noa_lab.runtime._wish import Wish, read_wish
@@ -37,13 +37,18 @@ def install(shop: SimpleNamespace, **options: object) -> Runtime:
     return room.install(shop.home, model=shop.model, **options)
 
 
+def plan(shop: SimpleNamespace, **options: object) -> InstallPlan:
+    return room.plan_install(shop.home, **options)
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that hang are given up at once."""
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that hang are given up at once; those that fail in another way get the time that a busy machine takes."""
+    seconds = 1.5 if "hang" in request.node.callspec.params["fault"] else 60.0
     monkeypatch.setattr(
-        _smoke.smoke_test, "__kwdefaults__", {"cancel": None, "start_seconds": 1.5, "answer_seconds": 1.5}
+        _smoke.smoke_test, "__kwdefaults__", {"cancel": None, "start_seconds": seconds, "answer_seconds": seconds}
     )
-    monkeypatch.setattr(_smoke, "_ASK_SECONDS", 3.0)
+    monkeypatch.setattr(_smoke, "_ASK_SECONDS", 2 * seconds)
 
 
 def whole(runtime: Runtime) -> bool:
@@ -62,14 +67,14 @@ def whole(runtime: Runtime) -> bool:
         ({"native": True}, Wish("source", native=True)),
         ({"backend": "CUDA"}, Wish("auto", backend="cuda")),
         ({"source": "source", "backend": "hip"}, Wish("source", backend="rocm")),
+        ({"backend": "HIP"}, Wish("auto", backend="rocm")),
         ({"source": "release", "backend": "cuda-12.4"}, Wish("release", backend="cuda-12.4")),
         ({"mirror": "https://example.org/llama"}, Wish("release", mirror="https://example.org/llama")),
         ({"source": "system"}, Wish("system")),
     ],
 )
 def test_what_arguments_mean_together(arguments: dict[str, object], expected: Wish) -> None:
-    nothing = {"tag": None, "backend": None, "native": False, "mirror": None, "source_path": None}
-    assert read_wish(**{"source": "auto", **nothing, **arguments}) == expected
+    assert read_wish(arguments) == read_wish({**room.DEFAULTS, **arguments}) == expected
 
 
 @pytest.mark.parametrize(
@@ -86,14 +91,20 @@ def test_what_arguments_mean_together(arguments: dict[str, object], expected: Wi
         ({"source": "system", "backend": "cuda"}, BadInput, "backend"),
         ({"source_path": "/no/such/place"}, BadInput, "/no/such/place"),
         ({"source": "release", "source_path": "/tmp"}, BadInput, "source_path"),
+        ({"source": "path"}, UnknownName, "way to install 'path'"),
+        ({"tagg": "b1"}, UnknownName, "option 'tagg'"),
+        ({"tag": 4315}, BadInput, "tag = 4315"),
+        ({"native": "yes"}, BadInput, "native = 'yes'"),
+        ({"mirror": ""}, BadInput, "mirror = ''"),
     ],
 )
 def test_what_contradicts_itself_is_refused_before_anything_starts(
     workshop: SimpleNamespace, arguments: dict[str, object], error: type[BadInput], words: str
 ) -> None:
-    with pytest.raises(error, match=words) as caught:
-        install(workshop, **arguments)
-    assert caught.value.fix
+    for verb in (install, plan):
+        with pytest.raises(error, match=words) as caught:
+            verb(workshop, **arguments)
+        assert caught.value.fix
     assert not (workshop.home.root / "runtimes").exists()
 
 
