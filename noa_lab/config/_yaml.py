@@ -36,15 +36,27 @@ class YamlDocument:
         file: The file, for messages.
         data: Plain Python: dicts with text keys, lists, texts, numbers, booleans, None (an empty file).
         lines: Line (from 1) of each key and list item, by its path from the top, for example ("models", 0, "name").
+        variables: Environment variable of each value that came from one instead of the file (`with_environment`).
     """
 
     file: Path
     data: Any
     lines: Mapping[YamlPath, int] = field(repr=False)
+    variables: Mapping[YamlPath, str] = field(default_factory=dict, repr=False)
 
     def line(self, path: YamlPath) -> int:
         """Line of what stands at `path`, or of the innermost thing around it that the file has."""
         return self.lines.get(self._in_file(path), 1)
+
+    def variable(self, path: YamlPath) -> str | None:
+        """The environment variable that gave the value at `path`, or one around it; None where the file did."""
+        return next(
+            (self.variables[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.variables), None
+        )
+
+    def source(self, path: YamlPath) -> str:
+        """Where the value at `path` stands, in words: "server.yaml, line 3", or the environment variable."""
+        return self.variable(path) or f"{self.file}, line {self.line(path)}"
 
     def _in_file(self, path: YamlPath) -> YamlPath:
         """The parts of `path` that lead somewhere in the file: pydantic adds the names of union members to its paths."""
@@ -62,16 +74,20 @@ class YamlDocument:
         """The error for something wrong in this file.
 
         Args:
-            message: What is wrong, as a sentence; the file and the line are put before it.
+            message: What is wrong, as a sentence; the file and the line, or the environment variable, are put before it.
             fix: What to do about it.
             at: Where it stands.
             fields: More facts for programs (`value`, `nearest`, ...).
         """
-        line = self.line(at)
+        variable = self.variable(at)
+        line = 0 if variable else self.line(at)
         shown = self._in_file(at)
         shown = shown if not at or (shown and shown[-1] == at[-1]) else (*shown, at[-1])
         fields.setdefault("key", ".".join(str(part) for part in shown))
-        return ConfigInvalid(f"{self.file}, line {line}: {message}", fix=fix, file=str(self.file), line=line, **fields)
+        file = "" if variable else str(self.file)
+        if variable:
+            fields["variable"] = variable
+        return ConfigInvalid(f"{self.source(at)}: {message}", fix=fix, file=file, line=line, **fields)
 
 
 class _Loader(yaml.SafeLoader):
