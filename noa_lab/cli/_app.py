@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from noa_lab._version import __version__
-from noa_lab.cli import _compare, _digest, _generate, _models, _server, _setup
+from noa_lab.cli import _compare, _config, _digest, _generate, _models, _server, _setup
 from noa_lab.cli._terminal import print_error
 from noa_lab.errors import NoaLabError
 
@@ -42,7 +42,7 @@ def cli() -> None:
     """A workbench for local language models on llama.cpp: install, serve, compare prompts."""
 
 
-for module in (_setup, _models, _server, _generate, _compare, _digest):
+for module in (_setup, _models, _server, _config, _generate, _compare, _digest):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -57,7 +57,8 @@ def _fault(error: ValidationError, known: list[str], kind: str) -> Fault:
         return Fault(path, f"{kind} has no field {field!r}.", fix, value, close)
     if first["type"] == "missing":
         return Fault(path, f"{kind} needs {field!r}.", f"Add {field!r}.", None)
-    reason = first["msg"][0].lower() + first["msg"][1:]
+    said = first["msg"].removeprefix("Value error, ")
+    reason = said[0].lower() + said[1:]
     return Fault(path, f"{kind}: {field} = {value!r} is not allowed: {reason}.", f"Change {field!r}.", value)
 
 

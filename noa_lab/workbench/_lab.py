@@ -14,11 +14,14 @@ from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
 from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
+from noa_lab.workbench._served_models import get_model, resolve_model
 
 if TYPE_CHECKING:
     from noa_lab.experiments import Grid, Run, RunSummary, Scorer, Store
     from noa_lab.inference import InferenceEngine
+    from noa_lab.models import ModelFile
     from noa_lab.server import Server, ServerStatus
+    from noa_lab.server.config import ServerConfig
 
 __all__ = ["Lab", "default_lab"]
 
@@ -119,6 +122,19 @@ class Lab:
         """The llama.cpp builds of this home, the current one first; `marks` says what each is used for."""
         return runtime.runtimes(self.home)
 
+    def server_config(self, path: str | Path | None = None) -> ServerConfig:
+        """What server.yaml and the environment say.
+
+        Args:
+            path: The file; None for the nearest `configs/server.yaml` upward from the working folder (or what NOA_LAB_CONFIG names).
+
+        Raises:
+            ConfigInvalid: With file and line, or the environment variable.
+        """
+        from noa_lab.server.config import load_server_config
+
+        return load_server_config(path)
+
     def serve(
         self,
         ref: str | None = None,
@@ -130,10 +146,11 @@ class Lab:
     ) -> Server:
         """A llama-server with this model: joins one that is up with equal settings, else starts one.
 
-        It ends when the last process that holds it has ended, unless `keep` is set.
+        It ends when the last process that holds it has ended, unless `keep` is set. What the nearest server.yaml says about this model,
+        and about all models, holds where the call says nothing.
 
         Args:
-            ref: Catalogue name, reference or path; None for the default model.
+            ref: A name of server.yaml or of the catalogue, a reference or a path; None for the catalogue's default model.
             keep: Whether it stays after its last holder.
             report: Told about the progress.
             cancel: Gives up the start when cancelled.
@@ -144,13 +161,15 @@ class Lab:
             RuntimeMissing: When llama.cpp is not installed.
             ServerExited: When llama-server ended while starting.
             ServerNotReady: When it took too long.
-            BadInput: When a setting is wrong.
+            BadInput: When a setting is wrong; ConfigInvalid for one of server.yaml.
         """
         from noa_lab import server
 
-        chosen = server.ServerSettings(**settings)
+        config = self.server_config()
+        name = ref or self.models.default
+        chosen = config.settings(name, **settings)
         current = runtime.current(self.home)
-        model = self.models.get(ref, report=report, cancel=cancel)
+        model = get_model(config, name, self.models, report=report, cancel=cancel)
         return server.serve(current, model, chosen, home=self.home, keep=keep, report=report, cancel=cancel)
 
     def servers(self) -> list[ServerStatus]:
@@ -189,7 +208,8 @@ class Lab:
     ) -> Run:
         """Run prompts x inputs x models x sampling x repeats and keep every answer.
 
-        Returns at once; in a notebook a live view appears. The same grid again continues its newest run.
+        Returns at once; in a notebook a live view appears. The same grid again continues its newest run. What a sampling leaves open
+        is as the nearest server.yaml's `inference` says, else as `InferenceConfig` does.
 
         Args:
             grid: What to run; without models, the default model.
@@ -200,13 +220,16 @@ class Lab:
         Raises:
             TemplateInvalid: When a template uses a variable that an input lacks.
             UnknownModel: When the grid names a model that does not exist.
+            ConfigInvalid: When the nearest server.yaml is wrong.
             RuntimeMissing: When llama.cpp is not installed.
         """
         from noa_lab import experiments
 
+        config = self.server_config()
         grid = grid.with_default_model(self.models.default)
+        grid = grid.replace(sampling=[one.over(config.inference) for one in grid.sampling])
         for ref in grid.models:
-            self.models.resolve(ref)
+            resolve_model(config, ref, self.models)
         runtime.current(self.home)
         run = experiments.start(
             grid,
@@ -245,7 +268,10 @@ class Lab:
 
     def _identity(self, ref: str) -> dict[str, Any]:
         """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""
-        found = self.models.get(ref) if Path(ref).is_file() else self.models.find(ref)
+        reference = resolve_model(self.server_config(), ref, self.models)
+        found: ModelFile | None = (
+            self.models.get(reference) if Path(reference).is_file() else self.models.find(reference)
+        )
         known: dict[str, Any] = {"runtime": runtime.current(self.home).id}
         return known | ({"model_sha256": found.sha256} if found is not None and found.sha256 else {})
 

@@ -42,7 +42,10 @@ def noa_lab(*arguments: str) -> str:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("title", ["noa-lab check --json", "noa-lab runtimes --json", "noa-lab models list --json"])
+@pytest.mark.parametrize(
+    "title",
+    ["noa-lab check --json", "noa-lab runtimes --json", "noa-lab models list --json", "noa-lab config show --json"],
+)
 def test_fields_are_those_documented(title, home):
     printed = json.loads(noa_lab(*title.split()[1:]))
     assert fields(printed) == DOCUMENTED[title]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelPlace", "Value", "machine_notes", "model_places", "values"]
 
 DEFAULT = "default"
+_FIRST = ("name", "path", "host", "port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def values(config: ServerConfig) -> list[Value]:
 
 def _values_of(config: ServerConfig, part: BaseModel, path: tuple[str | int, ...], *, everything: bool) -> list[Value]:
     found = []
-    for key in type(part).model_fields:
+    for key in sorted(type(part).model_fields, key=lambda name: name not in _FIRST):
         given = key in part.model_fields_set
         if given or everything:
             origin = config.document.source((*path, key)) if given else DEFAULT
@@ -128,7 +129,9 @@ def _model_place(
         model = models.find(place.reference)
     except NoaLabError as error:
         return ModelPlace(**facts, error=error.message)
-    notes = (place.note,) if place.note else ()
+    notes: tuple[str, ...] = (place.note,) if place.note else ()
+    if model is None and runtime is not None and runtime.backend == "cpu" and chosen.gpu_layers:
+        notes += (f"gpu_layers {chosen.gpu_layers} has no effect: runtime {runtime.id} is built for the CPU alone.",)
     if model is not None and runtime is not None:
         resolved = chosen.resolved(runtime, model, find_tuned(home, runtime, model))
         facts["settings"] = resolved.settings.model_dump(mode="json")
