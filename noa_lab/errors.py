@@ -10,7 +10,8 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     │   ├── ConfigInvalid             a YAML file with a wrong key or value: file and line
     │   ├── TemplateInvalid           a prompt template that cannot be rendered
     │   ├── ModelFileBroken           a file that is not a readable GGUF
-    │   └── ContextOverflow           more tokens than the model's context holds
+    │   ├── ContextOverflow           more tokens than the model's context holds
+    │   └── SchemaUnsupported         a JSON schema that cannot constrain an answer; the keyword is named
     ├── Cancelled                     the user stopped it
     ├── SetupError                    this machine lacks something
     │   ├── ToolMissing               no compiler, no git, ...
@@ -28,7 +29,11 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     ├── InferenceError
     │   ├── Unreachable (ConnectionError)
     │   ├── RequestRefused            the server answered with an error
-    │   └── StreamBroken              the answer stopped half-way; carries the text so far
+    │   ├── StreamBroken              the answer stopped half-way; carries the text so far
+    │   ├── Unsupported               this engine cannot do it
+    │   ├── CassetteMiss              a recording that does not hold the question
+    │   └── ReplyInvalid              the model's reply is not what was asked for; carries the reply
+    │       └── ToolCallInvalid
     ├── ExperimentError
     │   ├── NotEnoughData             a question that the run's data cannot answer
     │   ├── RunBusy                   the run is being executed by another process
@@ -50,6 +55,7 @@ __all__ = [
     "BadInput",
     "BuildFailed",
     "Cancelled",
+    "CassetteMiss",
     "ChecksumMismatch",
     "ConfigInvalid",
     "ContextOverflow",
@@ -61,11 +67,13 @@ __all__ = [
     "ModelFileBroken",
     "NoaLabError",
     "NotEnoughData",
+    "ReplyInvalid",
     "RequestRefused",
     "RunBusy",
     "RunUnfinished",
     "RuntimeMissing",
     "RuntimeRejected",
+    "SchemaUnsupported",
     "ServerError",
     "ServerExited",
     "ServerMissing",
@@ -73,10 +81,12 @@ __all__ = [
     "SetupError",
     "StreamBroken",
     "TemplateInvalid",
+    "ToolCallInvalid",
     "ToolMissing",
     "UnknownModel",
     "UnknownName",
     "Unreachable",
+    "Unsupported",
     "nearest",
 ]
 
@@ -160,6 +170,10 @@ class ContextOverflow(BadInput):
     """More tokens than the context holds. `fields`: prompt_tokens, max_tokens, context_size."""
 
 
+class SchemaUnsupported(BadInput):
+    """A JSON schema that the engine cannot hold an answer to. `fields`: keyword, path (in the schema), reason."""
+
+
 class Cancelled(NoaLabError):
     """The user stopped it."""
 
@@ -230,6 +244,22 @@ class RequestRefused(InferenceError):
 
 class StreamBroken(InferenceError):
     """The answer stopped half-way. `fields`: text (what had arrived), url."""
+
+
+class Unsupported(InferenceError):
+    """The engine cannot do this. `fields`: what (a name of `Capabilities`), engine."""
+
+
+class CassetteMiss(InferenceError):
+    """A recording that does not hold the question. `fields`: path, key, prompt."""
+
+
+class ReplyInvalid(InferenceError):
+    """The model's reply is not what was asked for. `fields`: reply, reason."""
+
+
+class ToolCallInvalid(ReplyInvalid):
+    """A tool call that no tool takes. `fields`: name, arguments (as written), reason."""
 
 
 class ExperimentError(NoaLabError):

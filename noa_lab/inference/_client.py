@@ -6,8 +6,11 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from noa_lab.inference._api import ServerApi
-from noa_lab.inference._engine import check_conversation, ignore
+from noa_lab.errors import BadInput
+from noa_lab.inference._api import Recover, ServerApi
+from noa_lab.inference._checks import check_conversation, check_texts
+from noa_lab.inference._completion import Embeddings
+from noa_lab.inference._engine import ignore
 from noa_lab.inference._loop import background
 from noa_lab.inference._requests import CompletionRequest, CompletionResponse
 from noa_lab.inference._streams import RunningAsyncStream, RunningStream
@@ -21,8 +24,16 @@ T = TypeVar("T")
 class _Client:
     """What both clients hold. The work is done on noa_lab's private event loop, whichever thread or loop asks."""
 
-    def __init__(self, base_url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
-        self._api = ServerApi(base_url, api_key, patience=patience)
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        *,
+        patience: float = 300.0,
+        model: str | None = None,
+        recover: Recover | None = None,
+    ) -> None:
+        self._api = ServerApi(base_url, api_key, patience=patience, model=model, recover=recover)
 
     @property
     def base_url(self) -> str:
@@ -41,6 +52,8 @@ class LlamaClient(_Client):
         api_key: The server's key; sent as a bearer token, never shown.
         patience: Seconds of silence after which a request is given up. Waiting for a free slot is not silence as long as
             `/health` answers.
+        model: The model that must answer, for servers that have several (a router).
+        recover: Awaited when the server went away under a request that had not brought a token (see `Recover`).
 
     Every method raises `Unreachable` when nothing answers and `RequestRefused` when the server answers with an error; both hold
     the address in `fields`, never the key.
@@ -50,18 +63,28 @@ class LlamaClient(_Client):
         """Continue a prompt; Ctrl-C cancels it on the server.
 
         Raises:
+            BadInput: When the request asks for several answers: `completions` gives them.
             ContextOverflow: When the prompt leaves no room for one token.
             StreamBroken: When the answer stops half-way; `fields["text"]` is what had arrived.
         """
-        return self._run(self._api.complete(request.body(), ignore))
+        return self._run(self._api.complete(_one(request), ignore))
+
+    def completions(self, request: CompletionRequest) -> list[CompletionResponse]:
+        """All `request.n` answers to one prompt, which is evaluated once; raises what `completion` raises."""
+        return self._run(self._api.complete_all(request.body(), _ignore_all))
 
     def stream(self, request: CompletionRequest) -> RunningStream[CompletionResponse]:
         """Like `completion`, piece by piece; leaving the loop cancels it on the server."""
-        return RunningStream(lambda emit: self._api.complete(request.body(), emit))
+        body = _one(request)
+        return RunningStream(lambda emit: self._api.complete(body, emit))
 
     def chat(self, messages: Sequence[ChatMessage], **options: Any) -> CompletionResponse:
         """Answer a conversation by `/v1/chat/completions`; `options` are that endpoint's fields (`max_tokens`, `tools`, ...)."""
         return self._run(self._api.chat(check_conversation(messages), options, ignore))
+
+    def embed(self, texts: str | Sequence[str]) -> Embeddings:
+        """Vectors of texts by `/v1/embeddings`; refused by servers started without embeddings."""
+        return self._run(self._api.embed(check_texts(texts)))
 
     def health_check(self) -> bool:
         """Whether the server is up and its model loaded; False, never an error, when nothing answers."""
@@ -116,15 +139,24 @@ class AsyncLlamaClient(_Client):
 
     async def completion(self, request: CompletionRequest) -> CompletionResponse:
         """Async twin of `LlamaClient.completion`."""
-        return await self._hop(self._api.complete(request.body(), ignore))
+        return await self._hop(self._api.complete(_one(request), ignore))
+
+    async def completions(self, request: CompletionRequest) -> list[CompletionResponse]:
+        """Async twin of `LlamaClient.completions`."""
+        return await self._hop(self._api.complete_all(request.body(), _ignore_all))
 
     def stream(self, request: CompletionRequest) -> RunningAsyncStream[CompletionResponse]:
         """Async twin of `LlamaClient.stream`, for `async for`."""
-        return RunningAsyncStream(lambda emit: self._api.complete(request.body(), emit))
+        body = _one(request)
+        return RunningAsyncStream(lambda emit: self._api.complete(body, emit))
 
     async def chat(self, messages: Sequence[ChatMessage], **options: Any) -> CompletionResponse:
         """Async twin of `LlamaClient.chat`."""
         return await self._hop(self._api.chat(check_conversation(messages), options, ignore))
+
+    async def embed(self, texts: str | Sequence[str]) -> Embeddings:
+        """Async twin of `LlamaClient.embed`."""
+        return await self._hop(self._api.embed(check_texts(texts)))
 
     async def health_check(self) -> bool:
         """Async twin of `LlamaClient.health_check`."""
@@ -172,3 +204,19 @@ class AsyncLlamaClient(_Client):
 
     async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
         return await background().hop(work)
+
+
+def _one(request: CompletionRequest) -> dict[str, Any]:
+    """The body of a request for one answer."""
+    if request.n not in {None, 1}:
+        raise BadInput(
+            f"The request asks for {request.n} answers, and one can be returned.",
+            fix="Use completions(request), or leave n out.",
+            field="n",
+            value=request.n,
+        )
+    return request.body()
+
+
+def _ignore_all(index: int, piece: str) -> None:
+    del index, piece

@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import BadInput, ContextOverflow, ModelFileBroken, StreamBroken, Unreachable
+from noa_lab.inference._checks import is_conversation
 from noa_lab.inference._child_process import ChildProcess
+from noa_lab.inference._completion import Completion, Timings
 from noa_lab.inference._engine import EngineBase
 from noa_lab.inference._loop import background
-from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._protocol import Capabilities
+from noa_lab.inference._question import Question
 from noa_lab.inference._sampling import choose_seed, explicit
 from noa_lab.inference._streams import Emit
-from noa_lab.inference._types import ChatMessage, Completion, InferenceConfig, Timings
+from noa_lab.inference._tools import Tool
+from noa_lab.inference._types import ChatMessage, InferenceConfig
 
 __all__ = ["EmbeddedEngine"]
 
@@ -91,11 +95,12 @@ class EmbeddedEngine(EngineBase):
             self._child = fresh
             return fresh
 
-    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
+    async def _answer(self, question: Question, emit: Emit) -> Completion:
+        prompt, config = question.prompt, question.config
         seed = choose_seed(config)
-        question = {
+        asked = {
             "op": "answer",
-            "prompt": prompt if isinstance(prompt, str) else _plain(prompt),
+            "prompt": _plain(prompt) if is_conversation(prompt) else prompt,
             "max_tokens": config.max_tokens,
             "stop": list(config.stop_sequences),
             "sampling": {**explicit(config, seed), "cache_prompt": self._cache_prompt},
@@ -115,7 +120,7 @@ class EmbeddedEngine(EngineBase):
                 emit(message["piece"])
 
         try:
-            facts = await child.ask(question, hear)
+            facts = await child.ask(asked, hear)
         except Unreachable as error:
             if not pieces:
                 raise
@@ -129,7 +134,9 @@ class EmbeddedEngine(EngineBase):
             prompt_tokens=facts["prompt_tokens"],
             cached_tokens=facts["cached_tokens"],
             completion_tokens=facts["completion_tokens"],
-            truncated=facts["truncated"] and facts["finish_reason"] == "length",
+            truncated=facts["truncated"]
+            and facts["finish_reason"] == "length"
+            and facts["completion_tokens"] < config.max_tokens,
             seed=None if config.greedy else seed,
             timings=Timings(
                 queue_ms=(started - sent) * 1000,
@@ -138,7 +145,8 @@ class EmbeddedEngine(EngineBase):
                 decode_ms=facts["decode_ms"],
                 total_ms=(ended - sent) * 1000,
             ),
-            raw_request={**question, "prompt": facts["prompt"]},
+            raw_request={**asked, "prompt": facts["prompt"]},
+            token_ids=tuple(facts["tokens"]),
             raw_response={**facts, "content": "".join(pieces)},
         )
 
@@ -156,11 +164,16 @@ class EmbeddedEngine(EngineBase):
             context_size=self._context_size,
         )
 
-    async def _render(self, messages: Sequence[ChatMessage]) -> str:
+    async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        del tools
         return str(await (await self._ready()).ask({"op": "render", "messages": _plain(messages)}, _nothing))
 
-    async def _count(self, text: str) -> int:
-        return int(await (await self._ready()).ask({"op": "count", "text": text}, _nothing))
+    async def _tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        asked = {"op": "tokenize", "text": text, "add_special": add_special}
+        return list(await (await self._ready()).ask(asked, _nothing))
+
+    async def _detokenize(self, tokens: Sequence[int]) -> str:
+        return str(await (await self._ready()).ask({"op": "detokenize", "tokens": list(tokens)}, _nothing))
 
     async def _capabilities(self) -> Capabilities:
         facts = (await self._ready()).facts

@@ -77,16 +77,16 @@ class _Child:
             return format_chat_prompt([ChatMessage(**turn) for turn in message["messages"]])
         return self._template.render(message["messages"])
 
-    def _count(self, message: Message) -> int:
-        return len(self._model.tokenize(message["text"]))
+    def _tokenize(self, message: Message) -> list[int]:
+        return self._model.tokenize(message["text"], add_special=message["add_special"])
+
+    def _detokenize(self, message: Message) -> str:
+        return self._model.detokenize(message["tokens"]).decode(errors="replace")
 
     def _answer(self, message: Message) -> Message:
         number = message["id"]
         self._say({"id": number, "started": True})
-        text = (
-            message["prompt"] if isinstance(message["prompt"], str) else self._render({"messages": message["prompt"]})
-        )
-        prompt = self._model.tokenize(text)
+        text, prompt = self._prompt(message["prompt"])
         if not prompt or len(prompt) >= self._model.context_size:
             return {"prompt": text, "prompt_tokens": len(prompt), "finish_reason": "does_not_fit"}
         facts, cutter = Answered(), TextCutter(message["stop"])
@@ -102,6 +102,13 @@ class _Child:
         self._emit(number, cutter.flush())
         self._inbox.cancelled.discard(number)
         return {"prompt": text, **{name: getattr(facts, name) for name in Answered.__slots__}}
+
+    def _prompt(self, given: str | list[Any]) -> tuple[str | list[int], list[int]]:
+        """What is sent to the model, and its tokens."""
+        if not isinstance(given, str) and isinstance(given[0], int):
+            return given, given
+        text = given if isinstance(given, str) else self._render({"messages": given})
+        return text, self._model.tokenize(text)
 
     def _emit(self, number: int, text: str) -> None:
         if text:

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Answered:
         truncated: Whether the context was full at the end.
         prefill_ms: From the start to the first token.
         decode_ms: From the first token to the end.
+        tokens: Ids of the tokens sampled.
     """
 
     finish_reason: str = "length"
@@ -41,6 +42,7 @@ class Answered:
     truncated: bool = False
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
+    tokens: list[int] = field(default_factory=list)
 
 
 class EmbeddedModel:
@@ -101,17 +103,21 @@ class EmbeddedModel:
 
     # Tokens
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids as llama-server's `/completion` makes them: special tokens are read, the tokenizer's own are added."""
         data = text.encode()
         room = len(data) + 8
         for _ in range(2):
             buffer = (self._lib.llama_token * room)()
-            count = self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, True, True)
+            count = self._lib.llama_tokenize(self._vocab, data, len(data), buffer, room, add_special, True)
             if count >= 0:
                 return list(buffer[:count])
             room = -count
         raise AssertionError
+
+    def detokenize(self, tokens: list[int]) -> bytes:
+        """Bytes of token ids, special ones written out (llama-server's `/detokenize`)."""
+        return b"".join(self._bytes(token, special=True) for token in tokens)
 
     def _bytes(self, token: int, *, special: bool = False) -> bytes:
         room = 64
@@ -144,6 +150,7 @@ class EmbeddedModel:
                 token = int(self._lib.llama_sampler_sample(sampler, self._context, -1))
                 first = first or time.perf_counter()
                 facts.completion_tokens += 1
+                facts.tokens.append(token)
                 facts.prefill_ms = (first - began) * 1000
                 facts.decode_ms = (time.perf_counter() - first) * 1000
                 facts.truncated = facts.completion_tokens >= room

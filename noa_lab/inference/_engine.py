@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Coroutine, Sequence
+import dataclasses
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from noa_lab.errors import BadInput
+from noa_lab.errors import BadInput, Unsupported
+from noa_lab.inference._checks import (
+    check_config,
+    check_continuation,
+    check_conversation,
+    check_prompt,
+    check_raw,
+    check_text,
+    check_texts,
+    check_tokens,
+    is_conversation,
+)
+from noa_lab.inference._completion import Completion, ContinuationLogprobs, Dropped, Embeddings
 from noa_lab.inference._loop import background
+from noa_lab.inference._overflow import fit_conversation, fit_tokens, room_for_prompt
 from noa_lab.inference._protocol import AsyncTextStream, Capabilities, Prompt, TextStream
+from noa_lab.inference._question import Question
 from noa_lab.inference._streams import Emit, RunningAsyncStream, RunningStream
-from noa_lab.inference._types import ChatMessage, Completion, InferenceConfig
+from noa_lab.inference._tools import Tool, ToolChoice, as_tools, check_choice
+from noa_lab.inference._types import ChatMessage, InferenceConfig
 
-__all__ = ["EngineBase", "check_conversation", "ignore"]
+__all__ = ["EngineBase", "ignore"]
 
 T = TypeVar("T")
 
@@ -31,14 +47,17 @@ class EngineBase(abc.ABC):
     # What a subclass writes
 
     @abc.abstractmethod
-    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
+    async def _answer(self, question: Question, emit: Emit) -> Completion:
         """Answer; call `emit` with each piece of text as it arrives. Cancelling the coroutine must stop the work."""
 
     @abc.abstractmethod
-    async def _render(self, messages: Sequence[ChatMessage]) -> str: ...
+    async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str: ...
 
     @abc.abstractmethod
-    async def _count(self, text: str) -> int: ...
+    async def _tokenize(self, text: str) -> list[int]: ...
+
+    @abc.abstractmethod
+    async def _detokenize(self, tokens: Sequence[int]) -> str: ...
 
     @abc.abstractmethod
     async def _capabilities(self) -> Capabilities: ...
@@ -48,6 +67,13 @@ class EngineBase(abc.ABC):
 
     @abc.abstractmethod
     async def _close(self) -> None: ...
+
+    async def _embed(self, texts: list[str]) -> Embeddings:
+        raise self._unsupported("embeddings", "make embeddings", f"{len(texts)} texts")
+
+    async def _score(self, prompt: Prompt, continuation: str | tuple[int, ...]) -> ContinuationLogprobs:
+        del prompt
+        raise self._unsupported("continuation_logprobs", "score given continuations", continuation)
 
     # The protocol
 
@@ -61,51 +87,117 @@ class EngineBase(abc.ABC):
         """What the engine can do; the first look may ask the server."""
         return self._wait(self._capabilities())
 
-    def generate(self, prompt: str, config: InferenceConfig | None = None) -> Completion:
+    def generate(self, prompt: str | Sequence[int], config: InferenceConfig | None = None) -> Completion:
         """Continue raw text.
 
         Args:
-            prompt: The text, sent as it is; the tokenizer adds the model's own beginning-of-text token where it has one.
+            prompt: The text, sent as it is; the tokenizer adds the model's own beginning-of-text token where it has one. Or token
+                ids, to which nothing is added.
             config: How to sample; None is `InferenceConfig()`.
 
         Raises:
             BadInput: For values that no engine could honour.
-            ContextOverflow: When the prompt leaves no room for one token.
+            ContextOverflow: When the prompt leaves no room for one token (see `InferenceConfig.overflow`).
+            Unsupported: When this engine cannot do what is asked.
             InferenceError: When the engine fails: `Unreachable`, `RequestRefused`, `StreamBroken`.
         """
-        return self._wait(self._answer(check_text(prompt), check_config(config), ignore))
+        return self._wait(self._ask(Question(check_raw(prompt), check_config(config)), ignore))
 
-    def chat(self, messages: Sequence[ChatMessage], config: InferenceConfig | None = None) -> Completion:
-        """Answer a conversation, through the model's chat template; raises what `generate` raises."""
-        return self._wait(self._answer(check_conversation(messages), check_config(config), ignore))
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        config: InferenceConfig | None = None,
+        *,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        tool_choice: ToolChoice = "auto",
+    ) -> Completion:
+        """Answer a conversation, through the model's chat template.
+
+        Args:
+            messages: The turns; where the last is the assistant's, it is continued.
+            config: How to sample; None is `InferenceConfig()`.
+            tools: What the model may call: `Tool`s or typed functions. Calls come back in `Completion.tool_calls`; none is executed.
+            tool_choice: "auto", "required", "none", or the name of the tool that must be called.
+
+        Raises:
+            ToolCallInvalid: When the model wrote a call that no tool takes.
+            NoaLabError: What `generate` raises.
+        """
+        return self._wait(self._ask(_conversation(messages, config, tools, tool_choice), ignore))
 
     def stream(self, prompt: Prompt, config: InferenceConfig | None = None) -> TextStream:
         """Like `generate` (for text) or `chat` (for messages), piece by piece; the request starts with the loop over it."""
-        asked, how = _prompt(prompt), check_config(config)
+        question = Question(check_prompt(prompt), check_config(config))
         self._check_open()
-        return RunningStream(lambda emit: self._answer(asked, how, emit))
+        return RunningStream(lambda emit: self._ask(question, emit))
 
-    async def agenerate(self, prompt: str, config: InferenceConfig | None = None) -> Completion:
+    async def agenerate(self, prompt: str | Sequence[int], config: InferenceConfig | None = None) -> Completion:
         """Async twin of `generate`; cancelling the task cancels the request."""
-        return await self._hop(self._answer(check_text(prompt), check_config(config), ignore))
+        return await self._hop(self._ask(Question(check_raw(prompt), check_config(config)), ignore))
 
-    async def achat(self, messages: Sequence[ChatMessage], config: InferenceConfig | None = None) -> Completion:
+    async def achat(
+        self,
+        messages: Sequence[ChatMessage],
+        config: InferenceConfig | None = None,
+        *,
+        tools: Sequence[Tool | Callable[..., Any]] = (),
+        tool_choice: ToolChoice = "auto",
+    ) -> Completion:
         """Async twin of `chat`; cancelling the task cancels the request."""
-        return await self._hop(self._answer(check_conversation(messages), check_config(config), ignore))
+        return await self._hop(self._ask(_conversation(messages, config, tools, tool_choice), ignore))
 
     def astream(self, prompt: Prompt, config: InferenceConfig | None = None) -> AsyncTextStream:
         """Async twin of `stream`."""
-        asked, how = _prompt(prompt), check_config(config)
+        question = Question(check_prompt(prompt), check_config(config))
         self._check_open()
-        return RunningAsyncStream(lambda emit: self._answer(asked, how, emit))
+        return RunningAsyncStream(lambda emit: self._ask(question, emit))
+
+    def embed(self, texts: str | Sequence[str]) -> Embeddings:
+        """Vectors of texts, each of length 1.
+
+        Raises:
+            Unsupported: When the engine makes none; a llama-server does when started with `embeddings`.
+            BadInput: For an empty text.
+            InferenceError: When the engine fails.
+        """
+        return self._wait(self._embed(check_texts(texts)))
+
+    async def aembed(self, texts: str | Sequence[str]) -> Embeddings:
+        """Async twin of `embed`."""
+        return await self._hop(self._embed(check_texts(texts)))
+
+    def continuation_logprobs(self, prompt: Prompt, continuation: str | Sequence[int]) -> ContinuationLogprobs:
+        """How probable a given continuation of a prompt is, token by token, by the model before any sampler.
+
+        Args:
+            prompt: Text, token ids or a conversation.
+            continuation: Text, tokenized as it would stand behind the prompt, or token ids.
+
+        Raises:
+            Unsupported: When the engine cannot score what it did not choose itself.
+            ContextOverflow: When both do not fit together.
+        """
+        return self._wait(self._score(check_prompt(prompt), check_continuation(continuation)))
+
+    async def acontinuation_logprobs(self, prompt: Prompt, continuation: str | Sequence[int]) -> ContinuationLogprobs:
+        """Async twin of `continuation_logprobs`."""
+        return await self._hop(self._score(check_prompt(prompt), check_continuation(continuation)))
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """The exact text that the model's chat template makes of a conversation, up to where the answer begins."""
         return self._wait(self._render(check_conversation(messages)))
 
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of raw text: exactly those that `generate` makes of it, the model's own beginning-of-text token included."""
+        return self._wait(self._tokenize(check_text(text)))
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of token ids."""
+        return self._wait(self._detokenize(check_tokens(tokens, "tokens")))
+
     def count_tokens(self, prompt: Prompt) -> int:
         """Tokens that a prompt takes up, by the serving model's tokenizer: equal to `Completion.prompt_tokens`."""
-        return self._wait(self._count_prompt(_prompt(prompt)))
+        return self._wait(self._count(check_prompt(prompt)))
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the answers beside the request. No secrets."""
@@ -133,14 +225,73 @@ class EngineBase(abc.ABC):
 
     # Plumbing
 
-    async def _count_prompt(self, prompt: Prompt) -> int:
-        return await self._count(prompt if isinstance(prompt, str) else await self._render(prompt))
+    async def _ask(self, question: Question, emit: Emit) -> Completion:
+        """Answer, after what an overflow policy leaves out has been left out."""
+        await self._check_honoured(question.config)
+        if question.config.overflow == "error":
+            return await self._answer(question, emit)
+        prompt, dropped = await self._fit(question)
+        answer = await self._answer(dataclasses.replace(question, prompt=prompt), emit)
+        return dataclasses.replace(answer, dropped=dropped)
+
+    async def _check_honoured(self, config: InferenceConfig) -> None:
+        """Refuse what this engine would leave out without a word."""
+        constraint = next((name for name in ("json_schema", "grammar") if getattr(config, name) is not None), None)
+        if constraint and constraint not in (await self._capabilities()).constraints:
+            raise self._unsupported("constraints", f"constrain an answer by {constraint}", constraint)
+        if config.n_probs and not (await self._capabilities()).logprobs:
+            raise self._unsupported("logprobs", "tell log-probabilities", config.n_probs)
+
+    async def _fit(self, question: Question) -> tuple[Prompt, Dropped | None]:
+        what = await self._capabilities()
+        if not (what.tokenizer and what.context_size):
+            raise self._unsupported("tokenizer", "measure a prompt for an overflow policy", question.config.overflow)
+        room = room_for_prompt(what.context_size, question.config)
+        prompt = question.prompt
+        if not is_conversation(prompt):
+            tokens = await self._tokenize(prompt) if isinstance(prompt, str) else prompt
+            fitted, dropped = fit_tokens(check_tokens(tokens), room, question.config.overflow)
+            return (prompt, None) if dropped is None else (fitted, dropped)
+
+        async def count(turns: Sequence[ChatMessage]) -> int:
+            return len(await self._tokenize(await self._render(turns, question.tools)))
+
+        return await fit_conversation(prompt, room, question.config, what.context_size, count)
+
+    async def _count(self, prompt: Prompt) -> int:
+        if isinstance(prompt, str):
+            return len(await self._tokenize(prompt))
+        return len(await self._tokenize(await self._render(prompt))) if is_conversation(prompt) else len(prompt)
+
+    async def _text_or_tokens(self, question: Question) -> str | Sequence[int]:
+        """The prompt after the chat template."""
+        prompt = question.prompt
+        if is_conversation(prompt):
+            return await self._render(prompt, question.tools)
+        return prompt if isinstance(prompt, str) else check_tokens(prompt)
 
     @staticmethod
-    def _no_tokens(text: str) -> BadInput:
+    def _no_tokens(text: object) -> BadInput:
         """The error for a prompt that the tokenizer makes nothing of: a model has nothing to continue then."""
         fix = "Give at least one word."
         return BadInput("The prompt is empty: it has no tokens.", fix=fix, field="prompt", value=text)
+
+    def _unsupported(self, what: str, deed: str, value: object, fix: str = "") -> Unsupported:
+        """The error for what this engine cannot do.
+
+        Args:
+            what: The field of `Capabilities` that says so.
+            deed: "make embeddings".
+            value: What was asked for.
+            fix: What to do instead.
+        """
+        return Unsupported(
+            f"{type(self).__name__} of {self._model_name!r} cannot {deed}.",
+            fix=fix or f"Use an engine whose capabilities.{what} says that it can.",
+            what=what,
+            engine=type(self).__name__,
+            value=value,
+        )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -170,52 +321,12 @@ def ignore(piece: str) -> None:
     del piece
 
 
-def check_config(config: object) -> InferenceConfig:
-    """The config to use; None is the defaults."""
-    if config is None:
-        return InferenceConfig()
-    if not isinstance(config, InferenceConfig):
-        raise BadInput(
-            f"config is a {type(config).__name__}.",
-            fix="Give an InferenceConfig, for example InferenceConfig(max_tokens=40).",
-            field="config",
-            value=config,
-        )
-    return config
-
-
-def check_text(prompt: object) -> str:
-    """The text, if a tokenizer can read it."""
-    if not isinstance(prompt, str):
-        fix = "Use chat for a list of messages, generate for text."
-        raise BadInput(f"The prompt is a {type(prompt).__name__}, not text.", fix=fix, field="prompt", value=prompt)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(
-            f"The prompt holds half a character (a lone surrogate) at position {error.start}, which no tokenizer can read.",
-            fix="Read the text with the right encoding, or with errors='replace'.",
-            field="prompt",
-            value=prompt[max(0, error.start - 20) : error.start + 20],
-        ) from None
-    return prompt
-
-
-def check_conversation(messages: object) -> list[ChatMessage]:
-    """The messages as a list, if they are a conversation."""
-    fix = "Give a list such as [ChatMessage.user('Hello')]."
-    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
-        raise BadInput(f"messages is a {type(messages).__name__}.", fix=fix, field="messages", value=messages)
-    if not messages:
-        raise BadInput("The conversation is empty.", fix=fix, field="messages", value=[])
-    for index, message in enumerate(messages):
-        if not isinstance(message, ChatMessage):
-            raise BadInput(
-                f"messages[{index}] is a {type(message).__name__}.", fix=fix, field=f"messages.{index}", value=message
-            )
-        check_text(message.content)
-    return list(messages)
-
-
-def _prompt(prompt: Prompt) -> Prompt:
-    return check_text(prompt) if isinstance(prompt, str) else check_conversation(prompt)
+def _conversation(
+    messages: object,
+    config: InferenceConfig | None,
+    tools: Sequence[Tool | Callable[..., Any]],
+    choice: str,
+) -> Question:
+    listed = as_tools(tools)
+    chosen = check_choice(choice, listed) if listed else "none"
+    return Question(check_conversation(messages), check_config(config), () if chosen == "none" else listed, chosen)

@@ -70,6 +70,14 @@ class Connection:
             background().own(self)
         return self._client
 
+    async def move(self, base_url: str) -> None:
+        """Ask at another address from now on: the server was started again there."""
+        moved = _checked(base_url)
+        if moved != self.base_url:
+            # What still goes on at the old address has lost its server as well.
+            self.base_url = moved
+            await self.aclose()
+
     async def aclose(self) -> None:
         """Close the connections."""
         client, self._client = self._client, None
@@ -134,14 +142,6 @@ class Connection:
             url=self.base_url,
             reason=reason,
         )
-
-    async def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Ask and read the whole JSON answer; raises what `open` raises."""
-        raw = await self.read(method, path, body)
-        try:
-            return json.loads(raw)
-        except ValueError:
-            raise self.nonsense(path, raw) from None
 
     async def read(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         """Ask and read the whole answer."""

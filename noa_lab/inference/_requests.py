@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from noa_lab.config import StrictModel
+from noa_lab.errors import BadInput
+from noa_lab.inference._completion import TokenLogprob
 
 __all__ = ["Clock", "CompletionRequest", "CompletionResponse"]
 
 
 class CompletionRequest(StrictModel):
-    """A request to `/completion`. Fields left at None are not sent: the server's own defaults then decide."""
+    """A request to `/completion`. Fields left at None are not sent: the server's own defaults then decide.
+
+    Names and meanings are llama.cpp's (`tools/server/README.md`), but for the seed document's `max_tokens`.
+    """
 
     prompt: str | list[int]
     """Text, sent as it is, or token ids."""
@@ -38,8 +43,35 @@ class CompletionRequest(StrictModel):
     """Whether the slot's earlier prompt may be reused."""
     id_slot: int | None = Field(default=None, ge=-1)
     """The slot that must answer; -1 is any."""
+    n: int | None = Field(default=None, ge=1)
+    """Answers to give; the prompt is evaluated once. Answer k uses `seed` + k. At most as many as the server has slots."""
+    n_probs: int | None = Field(default=None, ge=0)
+    """Likeliest tokens reported at each place, with log-probabilities."""
+    return_tokens: bool | None = None
+    """Whether the last message of an answer that is no stream repeats the ids of the generated tokens (streams tell them anyway)."""
+    grammar: str | None = None
+    """GBNF grammar of the answer."""
+    json_schema: dict[str, Any] | None = None
+    """JSON Schema of the answer."""
+    samplers: list[str] | None = None
+    """Samplers in their order."""
+    model: str | None = None
+    """The model that must answer, for servers that have several (a router)."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Any further field of llama-server's, sent as it is (`grammar`, `json_schema`, `n_probs`, ...)."""
+    """Any further field of llama-server's, sent as it is (`mirostat`, `lora`, ...)."""
+
+    @model_validator(mode="after")
+    def _said_once(self) -> Self:
+        for name in self.extra:
+            if name in type(self).model_fields or name in {"n_predict", "n_cmpl"}:
+                known = {"n_predict": "max_tokens", "n_cmpl": "n"}.get(name, name)
+                raise BadInput(
+                    f"extra holds {name!r}, for which there is a field.",
+                    fix=f"Give it as CompletionRequest({known}=...).",
+                    field=f"extra.{name}",
+                    value=self.extra[name],
+                )
+        return self
 
     def body(self) -> dict[str, Any]:
         """The JSON body, in llama-server's names."""
@@ -79,7 +111,12 @@ class CompletionResponse:
         tokens_cached: Prompt tokens reused from an earlier request (llama-server's `timings.cache_n`; its own field
             `tokens_cached` means something else).
         truncated: Whether the context was full before the answer ended.
-        timings: The server's measurements, in milliseconds and tokens.
+        index: Which of `n` answers this is, from 0.
+        id_slot: The slot that answered; -1 where that is not told.
+        tokens: Ids of the generated tokens.
+        probabilities: One entry for each generated token, where `n_probs` asked for them.
+        timings: The server's measurements, in milliseconds and tokens: `cache_n`, `prompt_n`, `prompt_ms`, `predicted_n`,
+            `predicted_ms`, ...
         clock: This side's measurements.
         raw: The last message of the server, whole.
     """
@@ -91,6 +128,10 @@ class CompletionResponse:
     tokens_predicted: int
     tokens_cached: int = 0
     truncated: bool = False
+    index: int = 0
+    id_slot: int = -1
+    tokens: tuple[int, ...] = field(default=(), repr=False)
+    probabilities: tuple[TokenLogprob, ...] = field(default=(), repr=False)
     timings: Mapping[str, float] = field(default_factory=dict)
     clock: Clock = field(default=Clock(0.0, 0.0, 0.0, 0.0), repr=False)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)

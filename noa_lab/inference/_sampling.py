@@ -59,6 +59,7 @@ def explicit(config: InferenceConfig, seed: int) -> dict[str, Any]:
         "repeat_penalty": config.repeat_penalty,
         "repeat_last_n": REPEAT_LAST_N,
         "seed": seed,
+        "n_probs": config.n_probs,
         "samplers": _ORDER,
         **_NEUTRAL,
     }

@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from noa_lab.errors import RequestRefused
-from noa_lab.inference._api import ServerApi
+from noa_lab.errors import RequestRefused, Unsupported
+from noa_lab.inference._api import Recover, ServerApi
 from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256, format_chat_prompt
-from noa_lab.inference._engine import EngineBase
+from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings, Timings
+from noa_lab.inference._continuation import check_room, forced, split_continuation
+from noa_lab.inference._engine import EngineBase, ignore
 from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._question import Question
 from noa_lab.inference._requests import CompletionResponse
 from noa_lab.inference._sampling import check_echo, choose_seed, explicit
 from noa_lab.inference._streams import Emit
-from noa_lab.inference._types import ChatMessage, Completion, InferenceConfig, Timings
+from noa_lab.inference._tools import Tool
+from noa_lab.inference._types import ChatMessage, InferenceConfig
 
-__all__ = ["LlamaInferenceEngine"]
+__all__ = ["LlamaInferenceEngine", "completion_of"]
 
 _FINISH = {"eos": "stop", "word": "stop_sequence", "limit": "length"}
 
@@ -41,6 +45,7 @@ class LlamaInferenceEngine(EngineBase):
         id_slot: The slot that must answer; None is any.
         model_sha256: Hash of the model's file, for the fingerprint, where the caller knows it.
         patience: Seconds of silence after which a request is given up (see `LlamaClient`).
+        recover: Awaited when the server went away under a request that had not brought a token (see `Recover`).
     """
 
     def __init__(
@@ -53,34 +58,69 @@ class LlamaInferenceEngine(EngineBase):
         id_slot: int | None = None,
         model_sha256: str | None = None,
         patience: float = 300.0,
+        recover: Recover | None = None,
     ) -> None:
         super().__init__(model_name)
-        self._api = ServerApi(base_url, api_key, patience=patience)
+        self._api = ServerApi(base_url, api_key, patience=patience, recover=recover)
         self._cache_prompt = cache_prompt
         self._id_slot = id_slot
         self._model_sha256 = model_sha256
         self._known_props: dict[str, Any] | None = None
+        self._embeds: bool | None = None
 
     def __repr__(self) -> str:
-        return f"LlamaInferenceEngine({self._api.connection.base_url!r}, {self.model_name!r})"
+        return f"{type(self).__name__}({self._api.connection.base_url!r}, {self.model_name!r})"
 
-    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
-        text = prompt if isinstance(prompt, str) else await self._render(prompt)
+    async def _answer(self, question: Question, emit: Emit) -> Completion:
+        prompt, config = await self._text_or_tokens(question), question.config
         seed = choose_seed(config)
+        body = self._body(prompt, config, seed)
+        response = await self._api.complete(body, emit)
+        if not response.tokens_evaluated:
+            raise self._no_tokens(prompt)
+        check_echo(body, response.raw.get("generation_settings") or {}, self._api.connection.base_url)
+        return completion_of(response, body, None if config.greedy else seed)
+
+    def _body(self, prompt: str | Sequence[int], config: InferenceConfig, seed: int) -> dict[str, Any]:
+        """The whole request to `/completion`."""
         body = {
-            "prompt": text,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "n_predict": config.max_tokens,
             "stop": list(config.stop_sequences),
             **explicit(config, seed),
             "cache_prompt": self._cache_prompt,
         }
+        for name in ("json_schema", "grammar"):
+            if (constraint := getattr(config, name)) is not None:
+                body[name] = constraint
         if self._id_slot is not None:
             body["id_slot"] = self._id_slot
-        response = await self._api.complete(body, emit)
-        if not response.tokens_evaluated:
-            raise self._no_tokens(text)
-        check_echo(body, response.raw.get("generation_settings") or {}, self._api.connection.base_url)
-        return _completion(response, body, None if config.greedy else seed)
+        return body
+
+    async def _score(self, prompt: Prompt, continuation: str | tuple[int, ...]) -> ContinuationLogprobs:
+        text = await self._text_or_tokens(Question(prompt, InferenceConfig()))
+        before, after = await split_continuation(text, continuation, self._tokenize, self._detokenize)
+        check_room(before, after, (await self._capabilities()).context_size)
+        body = {**self._body(before, InferenceConfig(temperature=0.0, n_probs=1), 0), **forced(after)}
+        response = await self._api.complete(body, ignore)
+        if [found.token for found in response.probabilities] != list(after):
+            raise self._unsupported("continuation_logprobs", "score this continuation", continuation)
+        return ContinuationLogprobs(
+            response.probabilities, response.tokens_evaluated, response.tokens_cached, response.raw
+        )
+
+    async def _embed(self, texts: list[str]) -> Embeddings:
+        try:
+            return await self._api.embed(texts)
+        except RequestRefused as error:
+            if error.fields.get("status") == 501 or "ooling type" in error.message:
+                raise Unsupported(
+                    error.message,
+                    fix="Serve the model with embeddings=True, or llama-server with --embeddings --pooling mean.",
+                    what="embeddings",
+                    engine=type(self).__name__,
+                ) from None
+            raise
 
     async def _props(self) -> dict[str, Any]:
         if self._known_props is None:
@@ -92,13 +132,16 @@ class LlamaInferenceEngine(EngineBase):
         template = (await self._props()).get("chat_template") or ""
         return None if not template or _sha256(template) == BUILT_IN_TEMPLATE_SHA256 else str(template)
 
-    async def _render(self, messages: Sequence[ChatMessage]) -> str:
+    async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         if await self._template() is None:
             return format_chat_prompt(messages)
-        return await self._api.apply_template(messages)
+        return await self._api.apply_template(messages, tools)
 
-    async def _count(self, text: str) -> int:
-        return len(await self._api.tokenize(text))
+    async def _tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        return await self._api.tokenize(text, add_special=add_special)
+
+    async def _detokenize(self, tokens: Sequence[int]) -> str:
+        return await self._api.detokenize(tokens)
 
     async def _capabilities(self) -> Capabilities:
         props = await self._props()
@@ -111,7 +154,25 @@ class LlamaInferenceEngine(EngineBase):
                 fix="Give the address of a llama-server with one model (not a router).",
                 url=self._api.connection.base_url + "/props",
             ) from None
-        return Capabilities(context_size=size, slots=slots, chat_template=await self._template() is not None)
+        return Capabilities(
+            context_size=size,
+            slots=slots,
+            chat_template=await self._template() is not None,
+            embeddings=await self._can_embed(),
+            logprobs=True,
+            continuation_logprobs=True,
+            constraints=frozenset({"json_schema", "grammar"}),
+        )
+
+    async def _can_embed(self) -> bool:
+        """Whether the server makes embeddings: it says so only when asked for one."""
+        if self._embeds is None:
+            try:
+                await self._embed(["x"])
+                self._embeds = True
+            except (Unsupported, RequestRefused):
+                self._embeds = False
+        return self._embeds
 
     async def _fingerprint(self) -> dict[str, Any]:
         props, what, template = await self._props(), await self._capabilities(), await self._template()
@@ -137,7 +198,17 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _completion(response: CompletionResponse, body: dict[str, Any], seed: int | None) -> Completion:
+def completion_of(response: CompletionResponse, body: dict[str, Any], seed: int | None) -> Completion:
+    """The protocol's answer from `/completion`'s.
+
+    Args:
+        response: What came back.
+        body: What was sent.
+        seed: The seed that was used; None for a greedy answer.
+
+    Raises:
+        RequestRefused: For a reason to stop that is not known.
+    """
     finish = _FINISH.get(response.stop_reason or "")
     if finish is None:
         raise RequestRefused(
@@ -153,15 +224,18 @@ def _completion(response: CompletionResponse, body: dict[str, Any], seed: int | 
         prompt_tokens=response.tokens_evaluated,
         cached_tokens=response.tokens_cached,
         completion_tokens=response.tokens_predicted,
-        truncated=response.truncated and finish == "length",
+        truncated=response.truncated and finish == "length" and response.tokens_predicted < body["n_predict"],
         seed=seed,
-        timings=_timings(response),
+        timings=timings_of(response),
+        token_ids=response.tokens,
+        logprobs=response.probabilities,
         raw_request=body,
         raw_response=response.raw,
     )
 
 
-def _timings(response: CompletionResponse) -> Timings:
+def timings_of(response: CompletionResponse) -> Timings:
+    """Where the time of a response went."""
     clock, server = response.clock, response.timings
     return Timings(
         queue_ms=(clock.started - clock.sent) * 1000,

@@ -1,18 +1,20 @@
-"""What goes into an engine and what comes out of it."""
+"""What goes into an engine: messages, and how the answer is sampled."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from noa_lab.config import StrictModel
+from noa_lab.errors import BadInput
 
-__all__ = ["ChatMessage", "Completion", "InferenceConfig", "MessageRole", "Timings"]
+__all__ = ["ChatMessage", "InferenceConfig", "MessageRole", "OverflowPolicy", "ToolCall"]
+
+OverflowPolicy = Literal["error", "rolling_window", "truncate_middle"]
+"""What happens to a prompt that is too long; see `InferenceConfig.overflow`."""
 
 
 class MessageRole(StrEnum):
@@ -21,6 +23,23 @@ class MessageRole(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class ToolCall(StrictModel):
+    """A call that the model asks for. Nothing here executes it."""
+
+    name: str
+    """The tool."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments by name, as the tool's schema wants them."""
+    id: str = ""
+    """What the answer to this call is addressed to."""
+
+    def as_openai(self) -> dict[str, Any]:
+        """The call in the form of OpenAI's chat format, in which arguments are a JSON text."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": arguments}}
 
 
 class ChatMessage(StrictModel):
@@ -28,6 +47,10 @@ class ChatMessage(StrictModel):
 
     role: MessageRole
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Assistant: the calls it asked for."""
+    tool_call_id: str = ""
+    """Tool: the call that this is the result of."""
 
     @classmethod
     def system(cls, content: str) -> ChatMessage:
@@ -40,9 +63,29 @@ class ChatMessage(StrictModel):
         return cls(role=MessageRole.USER, content=content)
 
     @classmethod
-    def assistant(cls, content: str) -> ChatMessage:
-        """What the model said."""
-        return cls(role=MessageRole.ASSISTANT, content=content)
+    def assistant(cls, content: str, tool_calls: tuple[ToolCall, ...] = ()) -> ChatMessage:
+        """What the model said, and the tools it called."""
+        return cls(role=MessageRole.ASSISTANT, content=content, tool_calls=tool_calls)
+
+    @classmethod
+    def tool(cls, content: str, call: ToolCall) -> ChatMessage:
+        """The result of a tool's call."""
+        return cls(role=MessageRole.TOOL, content=content, tool_call_id=call.id)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plain messages stay `{"role", "content"}`: the form that templates and servers know."""
+        found: dict[str, Any] = handler(self)
+        return {name: value for name, value in found.items() if name in {"role", "content"} or value}
+
+    def as_openai(self) -> dict[str, Any]:
+        """The message in OpenAI's chat format."""
+        found: dict[str, Any] = {"role": self.role.value, "content": self.content}
+        if self.tool_calls:
+            found["tool_calls"] = [call.as_openai() for call in self.tool_calls]
+        if self.tool_call_id:
+            found["tool_call_id"] = self.tool_call_id
+        return found
 
 
 class InferenceConfig(StrictModel):
@@ -68,6 +111,31 @@ class InferenceConfig(StrictModel):
     """Divides the logits of tokens among the last 64; 1 changes nothing."""
     seed: int | None = Field(default=None, ge=0, le=2**32 - 2)
     """Seed of the sampler; None draws one, which the completion reports."""
+    n_probs: int = Field(default=0, ge=0, le=100)
+    """Likeliest tokens that are reported at each place, with log-probabilities; 0 reports none. The numbers are the model's own,
+    before any sampler."""
+    json_schema: dict[str, Any] | None = None
+    """Only JSON that this JSON Schema describes can be generated (see `noa_lab.structured` for objects)."""
+    grammar: str | None = None
+    """Only text that this GBNF grammar describes can be generated."""
+    overflow: OverflowPolicy = "error"
+    """What happens to a prompt that does not fit beside `max_tokens` (or beside half a context, where that is less).
+
+    "error": a prompt that leaves no room for one token is `ContextOverflow`. "rolling_window": the oldest text, or the oldest turns
+    after the system message, are left out. "truncate_middle": the beginning and the end stay. `Completion.dropped` says what was left
+    out.
+    """
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> Self:
+        if self.grammar is not None and self.json_schema is not None:
+            raise BadInput(
+                "A grammar and a JSON schema cannot both constrain one answer.",
+                fix="Give one of the two.",
+                field="grammar",
+                value=self.grammar,
+            )
+        return self
 
     @property
     def greedy(self) -> bool:
@@ -78,75 +146,3 @@ class InferenceConfig(StrictModel):
         """These values where they were set, and `base`'s elsewhere."""
         chosen = {name: getattr(self, name) for name in self.model_fields_set}
         return base.model_copy(update=chosen)
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Where the time of one answer went, in milliseconds.
-
-    Attributes:
-        queue_ms: From sending the request to the engine beginning to work on it, as far as that can be seen from outside.
-        ttft_ms: From sending the request to the first token (time to first token).
-        prefill_ms: Evaluating the prompt tokens that were not cached, by the engine's clock.
-        decode_ms: Generating the tokens after the first, by the engine's clock.
-        total_ms: From sending the request to the end of the answer.
-    """
-
-    queue_ms: float = 0.0
-    ttft_ms: float = 0.0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    total_ms: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One answer, with everything that is known of how it came about.
-
-    Attributes:
-        text: The generated text.
-        model: Name of the model that answered, by its own word.
-        finish_reason: "stop" (end of text), "stop_sequence" or "length".
-        prompt_tokens: All tokens of the prompt, cached ones included.
-        cached_tokens: Those of them that were reused from an earlier request.
-        completion_tokens: Tokens generated.
-        truncated: Whether the context was full before the answer ended.
-        seed: The seed that was really used; None for a greedy answer.
-        timings: Where the time went.
-        raw_request: What was sent.
-        raw_response: What came back.
-    """
-
-    text: str
-    model: str
-    finish_reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    truncated: bool = False
-    seed: int | None = None
-    timings: Timings = field(default_factory=Timings)
-    raw_request: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    raw_response: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens generated: the short name of `completion_tokens`."""
-        return self.completion_tokens
-
-    @property
-    def raw(self) -> Mapping[str, Any]:
-        """What came back from the engine, as it was."""
-        return self.raw_response
-
-    def __str__(self) -> str:
-        return self.text
-
-    def _repr_html_(self) -> str:
-        """The answer in a notebook; the model's text is escaped."""
-        rate = self.completion_tokens / self.timings.decode_ms * 1000 if self.timings.decode_ms else 0.0
-        facts = f"{self.model} · {self.prompt_tokens} + {self.completion_tokens} tokens · {rate:.0f} tokens/s · {self.finish_reason}"
-        return (
-            f'<div style="white-space:pre-wrap">{html.escape(self.text)}</div>'
-            f'<div style="opacity:.7;font-size:85%">{html.escape(facts)}</div>'
-        )

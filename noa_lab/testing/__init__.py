@@ -3,10 +3,10 @@
 Each fake is contract-tested against what it imitates; nothing in the product imports this package.
 """
 
+from noa_lab.inference import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
 from noa_lab.testing._release_api import FakeReleaseApi, Fault, SeenRequest
 from noa_lab.testing._release_archives import pack_companion, pack_release
-from noa_lab.testing._scripted import Reply, ScriptedCall, ScriptedEngine
 
 __all__ = [
     "FakeLlamaServer",

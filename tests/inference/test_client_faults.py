@@ -373,5 +373,95 @@ def test_bad_requests(values: dict[str, object], field: str) -> None:
 
 
 def test_one_request_one_answer() -> None:
-    with FakeLlamaServer() as fake, LlamaClient(fake.base_url) as client, pytest.raises(BadInput, match="one answer"):
-        client.completion(CompletionRequest(prompt="x", extra={"n": 2}))
+    with FakeLlamaServer() as fake, LlamaClient(fake.base_url) as client:
+        for ask in (client.completion, client.stream):
+            with pytest.raises(BadInput, match="completions"):
+                ask(CompletionRequest(prompt="x", n=2))
+        assert fake.seen == []
+    with pytest.raises(BadInput, match="max_tokens"):
+        CompletionRequest(prompt="x", extra={"n_predict": 3})
+
+
+def test_an_answer_nobody_asked_for() -> None:
+    raw = b'data: {"index":2,"content":"a","stop":false}\n\n'
+    with (
+        FakeLlamaServer([Script(raw=raw)]) as fake,
+        LlamaClient(fake.base_url) as client,
+        pytest.raises(StreamBroken, match="index 2"),
+    ):
+        client.completions(CompletionRequest(prompt="x", n=2))
+
+
+class Supervisor:
+    """Says where the server is after it has gone."""
+
+    def __init__(self, *addresses: str | None) -> None:
+        self.addresses = list(addresses)
+        self.errors: list[Exception] = []
+
+    async def recover(self, error: Exception) -> str | None:
+        self.errors.append(error)
+        return self.addresses.pop(0)
+
+
+def test_a_request_without_a_token_is_sent_again_where_the_server_is_back() -> None:
+    with FakeLlamaServer([Script(cut_after=0)]) as old, FakeLlamaServer() as new:
+        supervisor = Supervisor(new.base_url)
+        with LlamaInferenceEngine(old.base_url, "m", recover=supervisor.recover) as engine:
+            answer = engine.generate("x")
+            assert answer.text == "Hello there"
+            assert answer.timings.queue_ms > 0
+            assert isinstance(supervisor.errors[0], StreamBroken)
+            assert (len(old.seen), len(new.seen)) == (1, 1)
+            engine.generate("y")  # and it stays there
+            assert len(old.seen) == 1
+
+
+def test_a_loading_server_is_waited_for() -> None:
+    with FakeLlamaServer([Script(status=503, body=LOADING), Script()]) as fake:
+        supervisor = Supervisor(fake.base_url)
+        with LlamaClient(fake.base_url, recover=supervisor.recover) as client:
+            assert client.completion(ASK).content == "Hello there"
+
+
+@pytest.mark.parametrize("pieces", [["one"], [""]])
+def test_a_request_with_a_token_is_never_sent_again(pieces: list[str]) -> None:
+    with FakeLlamaServer([Script(pieces=pieces, cut_after=1), Script()]) as fake:
+        supervisor = Supervisor(fake.base_url)
+        with LlamaClient(fake.base_url, recover=supervisor.recover) as client, pytest.raises(StreamBroken) as caught:
+            client.completion(ASK)
+        assert supervisor.errors == []
+        assert caught.value.fields["text"] == pieces[0]
+        assert len(fake.seen) == 1
+
+
+def test_sending_again_ends() -> None:
+    with FakeLlamaServer([Script(cut_after=0)]) as fake:
+        supervisor = Supervisor(*[fake.base_url] * 9)
+        with LlamaClient(fake.base_url, recover=supervisor.recover) as client, pytest.raises(StreamBroken):
+            client.completion(ASK)
+        assert len(fake.seen) == 3
+        gone = Supervisor(None)
+        with LlamaClient(fake.base_url, recover=gone.recover) as client, pytest.raises(StreamBroken):
+            client.completion(ASK)
+    again = Supervisor(None)
+    with LlamaClient("http://127.0.0.1:1", recover=again.recover) as client, pytest.raises(Unreachable):
+        client.tokenize("x")
+    assert len(again.errors) == 1
+
+
+def test_a_refusal_is_not_sent_again() -> None:
+    with FakeLlamaServer([Script(status=400, body={"error": "no"})]) as fake:
+        supervisor = Supervisor(fake.base_url)
+        with LlamaClient(fake.base_url, recover=supervisor.recover) as client, pytest.raises(RequestRefused):
+            client.completion(ASK)
+        assert supervisor.errors == []
+
+
+def test_the_model_is_named_in_every_request() -> None:
+    bodies = {"/tokenize": {"tokens": [1]}, "/props?model=a%2Fb": {"total_slots": 1}}
+    with FakeLlamaServer(bodies=bodies) as fake, LlamaClient(fake.base_url, model="a/b") as client:
+        client.completion(ASK)
+        client.tokenize("x")
+        assert client.props() == {"total_slots": 1}
+        assert [seen.body["model"] for seen in fake.seen[:2]] == ["a/b", "a/b"]

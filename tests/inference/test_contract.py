@@ -7,10 +7,11 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from inference_server import CONTEXT
 
-from noa_lab.errors import BadInput, Cancelled, ContextOverflow
+from noa_lab.errors import BadInput, Cancelled, ContextOverflow, NoaLabError, Unsupported
 from noa_lab.inference import (
     ChatMessage,
     EmbeddedEngine,
@@ -345,6 +346,138 @@ def test_reuse_is_reported(engine: EngineBase) -> None:
     engine.generate(prompt, greedy(1))
     second = engine.generate(prompt, greedy(1))
     assert second.cached_tokens == second.prompt_tokens - 1
+
+
+def test_tokens_go_back_and_forth(engine: EngineBase) -> None:
+    text = "One, two and Zoë 🙂"
+    tokens = engine.tokenize(text)
+    assert engine.detokenize(tokens) == text
+    assert engine.count_tokens(text) == engine.count_tokens(tokens) == len(tokens)
+    by_text, by_tokens = engine.generate(text, greedy(4)), engine.generate(tokens, greedy(4))
+    assert (by_tokens.text, by_tokens.prompt_tokens) == (by_text.text, len(tokens))
+    assert len(by_text.token_ids) == by_text.completion_tokens
+    assert engine.detokenize(by_text.token_ids) == by_text.text
+    for wrong in ([], [1, "a"], [-1], [True]):
+        with pytest.raises(BadInput):
+            engine.generate(wrong, greedy(1))
+
+
+def test_rolling_window_over_text(engine: EngineBase) -> None:
+    prompt = "beginning " + "word " * CONTEXT + COUNTING
+    with pytest.raises(ContextOverflow):
+        engine.generate(prompt, greedy(8))
+    answer = engine.generate(prompt, greedy(8, overflow="rolling_window"))
+    assert answer.prompt_tokens == CONTEXT - 8
+    assert answer.dropped.tokens == engine.count_tokens(prompt) - answer.prompt_tokens
+    assert (answer.dropped.policy, answer.dropped.messages, answer.truncated) == ("rolling_window", 0, False)
+    assert engine.generate(COUNTING, greedy(8, overflow="rolling_window")).dropped is None
+
+
+def test_rolling_window_over_turns(engine: EngineBase) -> None:
+    turns = [ChatMessage.system("Be brief.")]
+    for number in range(12):
+        turns += [ChatMessage.user(f"Question {number}? " + "word " * 40), ChatMessage.assistant("Yes.")]
+    turns.append(ChatMessage.user("And now?"))
+    answer = engine.chat(turns, greedy(8, overflow="rolling_window"))
+    gone = answer.dropped.messages
+    assert gone % 2 == 0
+    assert engine.count_tokens([turns[0], *turns[1 + gone :]]) == answer.prompt_tokens <= CONTEXT - 8
+    assert engine.count_tokens([turns[0], *turns[gone - 1 :]]) > CONTEXT - 8  # no turn more than need be
+    middle = engine.chat(turns, greedy(8, overflow="truncate_middle"))
+    kept = [*turns[:3], *turns[3 + middle.dropped.messages :]]
+    assert engine.count_tokens(kept) == middle.prompt_tokens
+    with pytest.raises(ContextOverflow, match="last message"):
+        engine.chat([ChatMessage.user("word " * CONTEXT)], greedy(8, overflow="rolling_window"))
+
+
+def test_what_cannot_be_done_is_refused(engine: EngineBase) -> None:
+    what = engine.capabilities
+    if not what.logprobs:
+        with pytest.raises(Unsupported) as caught:
+            engine.generate("x", greedy(1, n_probs=2))
+        assert caught.value.fields["what"] == "logprobs"
+    for constraint, value in {"grammar": 'root ::= "a"', "json_schema": {"type": "integer"}}.items():
+        if constraint not in what.constraints:
+            with pytest.raises(Unsupported, match=constraint):
+                engine.generate("x", greedy(1, **{constraint: value}))
+    if not what.embeddings:
+        with pytest.raises(Unsupported):
+            engine.embed("x")
+    if not what.continuation_logprobs:
+        with pytest.raises(Unsupported):
+            engine.continuation_logprobs("x", " y")
+
+
+def test_embeddings(engine: EngineBase) -> None:
+    if not engine.capabilities.embeddings:
+        return
+    found = engine.embed(["Paris is a city.", "A town called Paris", "Bake at 200 degrees"])
+    assert asyncio.run(engine.aembed("Paris is a city."))[0] == pytest.approx(found[0], abs=1e-4)
+    vectors = np.asarray(found)
+    assert vectors.shape[0] == len(found) == 3
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1], abs=1e-5)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > far
+    for wrong in ("", [], ["a", ""], None, [7], "\ud83d"):
+        with pytest.raises(BadInput):
+            engine.embed(wrong)
+
+
+def test_logprobs_of_generated_tokens(engine: EngineBase) -> None:
+    if not engine.capabilities.logprobs:
+        return
+    answer = engine.generate(COUNTING, greedy(6, n_probs=3))
+    assert [found.token for found in answer.logprobs] == list(answer.token_ids)
+    assert b"".join(found.piece for found in answer.logprobs).decode() == answer.text
+    for found in answer.logprobs:
+        assert found.logprob <= 0
+        assert len(found.top) == 3
+        assert found.top[0].token == found.token  # greedy
+        assert [each.logprob for each in found.top] == sorted((each.logprob for each in found.top), reverse=True)
+    cold, hot = (
+        engine.generate(COUNTING, InferenceConfig(temperature=value, seed=1, max_tokens=1, n_probs=3)).logprobs[0].top
+        for value in (0.1, 5.0)
+    )
+    assert [each.logprob for each in cold] == pytest.approx([each.logprob for each in hot], abs=0.02)
+
+
+def test_logprobs_of_given_continuations(engine: EngineBase) -> None:
+    if not engine.capabilities.continuation_logprobs:
+        return
+    prompt = "The capital of France is"
+    paris = engine.continuation_logprobs(prompt, " Paris")
+    soup = asyncio.run(engine.acontinuation_logprobs(prompt, " soup, of course 🙂"))
+    assert paris.logprob > soup.logprob
+    assert paris.greedy
+    assert not soup.greedy
+    assert b"".join(token.piece for token in soup.tokens).decode() == " soup, of course 🙂"
+    chosen = engine.generate(prompt, greedy(3, n_probs=1))
+    scored = engine.continuation_logprobs(prompt, chosen.token_ids)
+    assert [found.logprob for found in scored.tokens] == pytest.approx(
+        [found.logprob for found in chosen.logprobs], abs=0.05
+    )
+    by_tokens = engine.continuation_logprobs(engine.tokenize(prompt), " Paris")
+    assert by_tokens.logprob == pytest.approx(paris.logprob, abs=0.05)
+    turns = [ChatMessage.user("Hi")]
+    assert engine.continuation_logprobs(turns, "Hello").prompt_tokens == engine.count_tokens(turns)
+    with pytest.raises(ContextOverflow):
+        engine.continuation_logprobs(prompt, " word" * CONTEXT)
+    for wrong in ("", [], None, [-1]):
+        with pytest.raises(BadInput):
+            engine.continuation_logprobs(prompt, wrong)
+
+
+def test_grammar(engine: EngineBase) -> None:
+    if "grammar" not in engine.capabilities.constraints or isinstance(engine, ScriptedEngine):
+        return
+    answer = engine.generate("x", InferenceConfig(max_tokens=20, temperature=2.0, grammar='root ::= "yes" | "no"'))
+    assert answer.text in {"yes", "no"}
+    assert answer.finish_reason == "stop"
+    with pytest.raises(BadInput, match="both constrain"):
+        InferenceConfig(grammar="root ::= [a]", json_schema={})
+    with pytest.raises(NoaLabError, match="grammar"):
+        engine.generate("x", greedy(2, grammar="root ::= ("))
+    assert engine.generate(COUNTING, greedy(1)).completion_tokens == 1
 
 
 def test_closing_twice(engine: EngineBase, request: pytest.FixtureRequest) -> None:

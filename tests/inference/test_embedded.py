@@ -114,7 +114,9 @@ for piece in engine.stream("Once upon a time", InferenceConfig(temperature=0.0, 
         break
     time.sleep(30)
 """
-    parent = subprocess.Popen([sys.executable, "-X", "dev", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "always::ResourceWarning", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     child = int(parent.stdout.readline())
     assert psutil.pid_exists(child)
     if how == "exit":

@@ -40,7 +40,7 @@ def test_drawn_seeds_differ() -> None:
 
 def test_every_field_of_the_config_is_sent() -> None:
     sent = explicit(InferenceConfig(), 1)
-    others = {"max_tokens", "stop_sequences"}
+    others = {"max_tokens", "stop_sequences", "json_schema", "grammar", "overflow"}
     assert set(InferenceConfig.model_fields) - others <= set(sent)
 
 

@@ -55,7 +55,7 @@ def test_completion_and_chat(client: LlamaClient) -> None:
     )
     chat = client.chat([ChatMessage.user("Hi")], max_tokens=4, temperature=0)
     assert (chat.stop_reason, chat.tokens_predicted) == ("length", 4)
-    constrained = client.completion(CompletionRequest(prompt="x", max_tokens=9, extra={"grammar": 'root ::= "yes"'}))
+    constrained = client.completion(CompletionRequest(prompt="x", max_tokens=9, grammar='root ::= "yes"'))
     assert constrained.content == "yes"
 
 
@@ -79,7 +79,7 @@ def test_refusals(real_server: RealServer) -> None:
             stranger.props()
         assert "wrong" not in repr(caught.value.fields) + str(caught.value)
     with LlamaClient(real_server.url, real_server.key) as client, pytest.raises(RequestRefused, match="grammar"):
-        client.completion(CompletionRequest(prompt="x", extra={"grammar": "root ::= ("}))
+        client.completion(CompletionRequest(prompt="x", grammar="root ::= ("))
 
 
 def test_a_megabyte_of_prompt(client: LlamaClient) -> None:

@@ -1,4 +1,4 @@
-"""An engine that says what a test tells it to, at the speed and with the faults the test wants."""
+"""An engine without a model: it says what it is told to, at the speed and with the faults that are wanted."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noa_lab.errors import ContextOverflow, RequestRefused, StreamBroken
-from noa_lab.inference import (
-    Capabilities,
-    ChatMessage,
-    Completion,
-    Emit,
-    EngineBase,
-    InferenceConfig,
-    Prompt,
-    Timings,
-    format_chat_prompt,
-)
+from noa_lab.errors import BadInput, ContextOverflow, RequestRefused, StreamBroken
+from noa_lab.inference._chat_format import format_chat_prompt
+from noa_lab.inference._completion import Completion, Embeddings, Timings
+from noa_lab.inference._engine import EngineBase
+from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._question import Question
+from noa_lab.inference._streams import Emit
+from noa_lab.inference._tools import Tool
+from noa_lab.inference._types import ChatMessage, InferenceConfig
 
 __all__ = ["Reply", "ScriptedCall", "ScriptedEngine"]
 
@@ -75,8 +72,9 @@ class ScriptedCall:
 class ScriptedEngine(EngineBase):
     """An `InferenceEngine` without a model: deterministic, instant unless told otherwise.
 
-    Tokens are words and punctuation marks, each with the whitespace before it. `max_tokens`, stop sequences, the context size
-    and the number of slots are honoured as a real engine honours them.
+    For tests, and for trying a comparison or an agent before a model is asked. Tokens are words and punctuation marks, each with the
+    whitespace before it. `max_tokens`, stop sequences, the context size and the number of slots are honoured as a real engine
+    honours them; a schema or grammar is the script's to honour. Vectors of texts are counts of their words.
 
     Args:
         replies: One text for every call; or a list of texts, `Reply`s and exceptions, used in order (asking once more raises
@@ -105,17 +103,26 @@ class ScriptedEngine(EngineBase):
         super().__init__(model_name)
         self._script = _script(replies)
         self._what = Capabilities(
-            context_size=context_size, slots=slots, chat_template=False, reports_cached_tokens=False
+            context_size=context_size,
+            slots=slots,
+            chat_template=False,
+            reports_cached_tokens=False,
+            embeddings=True,
+            constraints=frozenset({"json_schema", "grammar"}),
+            tools="generic",
         )
+        self._vocabulary: dict[str, int] = {}
         self._delay, self._piece_delay = delay, piece_delay
         self._slots = asyncio.Semaphore(slots)
         self._active = 0
         self.calls: list[ScriptedCall] = []
         self.peak = 0
 
-    async def _answer(self, prompt: Prompt, config: InferenceConfig, emit: Emit) -> Completion:
+    async def _answer(self, question: Question, emit: Emit) -> Completion:
         sent = time.perf_counter()
-        rendered = prompt if isinstance(prompt, str) else format_chat_prompt(prompt)
+        prompt, config = question.prompt, question.config
+        text = await self._text_or_tokens(question)
+        rendered = text if isinstance(text, str) else await self._detokenize(text)
         call = ScriptedCall(prompt, rendered, config)
         number = len(self.calls)
         self.calls.append(call)
@@ -168,9 +175,10 @@ class ScriptedEngine(EngineBase):
             prompt_tokens=prompt_tokens,
             cached_tokens=0,
             completion_tokens=len(tokens),
-            truncated=finish == "length" and limit == room,
+            truncated=finish == "length" and room < config.max_tokens,
             seed=None if config.greedy else _seed(config, number),
             timings=_timings(sent, call.started, first),
+            token_ids=tuple(map(self._id, tokens)),
             raw_request={"prompt": call.rendered, "config": config.model_dump()},
             raw_response={"content": "".join(tokens), "number": number},
         )
@@ -188,11 +196,28 @@ class ScriptedEngine(EngineBase):
                 context_size=size,
             )
 
-    async def _render(self, messages: Sequence[ChatMessage]) -> str:
+    async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        del tools
         return format_chat_prompt(messages)
 
-    async def _count(self, text: str) -> int:
-        return len(_TOKEN.findall(text))
+    def _id(self, token: str) -> int:
+        return self._vocabulary.setdefault(token, len(self._vocabulary))
+
+    async def _tokenize(self, text: str) -> list[int]:
+        return [self._id(token) for token in _TOKEN.findall(text)]
+
+    async def _detokenize(self, tokens: Sequence[int]) -> str:
+        known = list(self._vocabulary)
+        try:
+            return "".join(known[token] for token in tokens)
+        except IndexError:
+            raise BadInput(
+                "There is no such token.", fix="Use ids from tokenize().", field="tokens", value=max(tokens)
+            ) from None
+
+    async def _embed(self, texts: list[str]) -> Embeddings:
+        found = [_TOKEN.findall(text) for text in texts]
+        return Embeddings(tuple(map(_counts, found)), self.model_name, sum(map(len, found)))
 
     async def _capabilities(self) -> Capabilities:
         return self._what
@@ -202,6 +227,15 @@ class ScriptedEngine(EngineBase):
 
     async def _close(self) -> None:
         return None
+
+
+def _counts(tokens: Sequence[str], size: int = 32) -> tuple[float, ...]:
+    """Counts of words in `size` bins, as a vector of length 1."""
+    bins = [0.0] * size
+    for token in tokens:
+        bins[zlib.crc32(token.strip().lower().encode()) % size] += 1.0
+    norm = sum(value * value for value in bins) ** 0.5
+    return tuple(value / norm for value in bins)
 
 
 def _script(replies: str | Sequence[str | Reply | BaseException] | Script) -> Script:
