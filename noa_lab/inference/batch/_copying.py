@@ -1,0 +1,158 @@
+"""The schedule where slots can be saved and restored: every trunk is evaluated once, and every lane can go on from it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from noa_lab.inference.batch._prefixes import Prefixes, common
+from noa_lab.inference.batch._schedule import Ask, Job, Lane, Prepare, Question, Schedule
+
+__all__ = ["CopyingSchedule"]
+
+
+@dataclass(slots=True, eq=False)
+class _Trunk:
+    number: int
+    tokens: bytes
+    parent: _Trunk | None
+    ready: bool = False
+    saved: bool = False
+    users: int = 0
+    """Questions not yet answered, and trunks not yet ready, that begin with it."""
+
+
+class CopyingSchedule(Schedule):
+    """Questions go to whatever lane is idle; the trunk of the next ones is prepared while the last ones of a trunk are answered.
+
+    Args:
+        lanes: How many lanes there are.
+        shortest: Fewest tokens that are worth a trunk of their own.
+
+    Attributes:
+        unneeded: Numbers of saved trunks that nothing needs any more; whoever deletes them empties the list.
+    """
+
+    def __init__(self, lanes: int, *, shortest: int = 16) -> None:
+        super().__init__(lanes)
+        self._shortest = shortest
+        self._count = 0
+        self._trunks: list[_Trunk] = []
+        self._trunk_of: dict[int, _Trunk] = {}
+        self._order: deque[Question] = deque()
+        self._ready: deque[Question] = deque()
+        self._waiting_for: dict[int, list[Question]] = {}
+        self._rest: dict[int, Question] = {}
+        """By lane: a question on it of which answers are left to ask for."""
+        self._preparing = False
+        self.unneeded: list[int] = []
+
+    def add(self, prompts: Sequence[bytes], answers: Sequence[int], early: Sequence[int] = ()) -> range:
+        """See `Schedule.add`."""
+        start = self._count
+        self._count += len(prompts)
+        prefixes = Prefixes(prompts)
+        made: list[_Trunk] = []
+        for found in prefixes.trunks(self._shortest):
+            trunk = _Trunk(len(self._trunks), found.tokens, made[found.parent] if found.parent is not None else None)
+            made.append(trunk)
+            self._trunks.append(trunk)
+            if trunk.parent is not None:
+                trunk.parent.users += 1
+            for place in range(found.first, found.last + 1):
+                self._trunk_of[start + prefixes.order[place]] = trunk  # deeper ones come later
+        for index in dict.fromkeys((*early, *prefixes.order)):
+            self._enter(Question(start + index, prompts[index], answers[index]))
+        return range(start, self._count)
+
+    def _enter(self, question: Question) -> None:
+        self._questions[question.number] = question
+        self._order.append(question)
+        trunk = self._trunk_of.get(question.number)
+        if trunk is None:
+            self._ready.append(question)
+        else:
+            trunk.users += 1
+            self._waiting_for.setdefault(trunk.number, []).append(question)
+
+    def next(self) -> Job | None:
+        """See `Schedule.next`."""
+        idle = self._idle()
+        if not idle:
+            return None
+        for lane in idle:
+            if lane.number in self._rest:
+                return self._ask(self._rest.pop(lane.number), [lane])
+        while self._order and self._order[0].number not in self._questions:
+            self._order.popleft()
+        if not self._preparing and self._order:
+            trunk = self._first_missing(self._trunk_of.get(self._order[0].number))
+            if trunk is not None:
+                return self._prepare(trunk, idle)
+        return self._ask(self._ready.popleft(), idle) if self._ready else None
+
+    def _first_missing(self, trunk: _Trunk | None) -> _Trunk | None:
+        """The outermost trunk that this one begins with and that is not ready, itself included."""
+        missing = None
+        while trunk is not None and not trunk.ready:
+            missing, trunk = trunk, trunk.parent
+        return missing
+
+    def _prepare(self, trunk: _Trunk, idle: list[Lane]) -> Prepare:
+        lane = max(idle, key=lambda each: common(each.held, trunk.tokens))
+        restore = self._restored(trunk.parent, lane)
+        if restore is not None:
+            lane.held = restore.tokens
+        reuse = min(common(lane.held, trunk.tokens), len(trunk.tokens) // 4 - 1)
+        lane.busy, lane.held, self._preparing = True, trunk.tokens, True
+        return Prepare(lane.number, trunk.number, trunk.tokens, restore.number if restore else None, reuse)
+
+    @staticmethod
+    def _restored(trunk: _Trunk | None, lane: Lane) -> _Trunk | None:
+        """The trunk to put into a lane, or None where the lane holds it already or it was never saved."""
+        if trunk is None or not trunk.saved or lane.held.startswith(trunk.tokens):
+            return None
+        return trunk
+
+    def prepared(self, job: Prepare, *, saved: bool, failed: bool = False) -> None:
+        """A `Prepare` is over.
+
+        Args:
+            job: As `next` gave it.
+            saved: Whether the trunk can be restored from now on; where not, each lane evaluates it for itself.
+            failed: Whether what the lane holds is not known.
+        """
+        lane, trunk = self._lanes[job.lane], self._trunks[job.trunk]
+        lane.busy, self._preparing = False, False
+        if failed:
+            lane.held = b""
+        trunk.ready, trunk.saved = True, saved
+        self._ready.extend(self._waiting_for.pop(trunk.number, ()))
+        if trunk.parent is not None:
+            self._let_go(trunk.parent)
+
+    def _ask(self, question: Question, idle: list[Lane]) -> Ask:
+        lane = max(idle, key=lambda each: common(each.held, question.tokens))
+        trunk = self._trunk_of.get(question.number)
+        restore = self._restored(trunk, lane)
+        job = self._begin(question, lane, restored=(restore.number, restore.tokens) if restore else None)
+        if question.answers:
+            # The others come on the same lane, where they cost one token each.
+            self._rest[lane.number] = question
+            if trunk is not None:
+                trunk.users += 1  # one use for each of its jobs: it may still have to be restored for this one
+        return job
+
+    def asked(self, job: Ask, *, failed: bool = False) -> None:
+        """See `Schedule.asked`."""
+        super().asked(job, failed=failed)
+        trunk = self._trunk_of.get(job.question)
+        if trunk is not None:
+            self._let_go(trunk)
+
+    def _let_go(self, trunk: _Trunk) -> None:
+        trunk.users -= 1
+        if trunk.users == 0 and trunk.saved:
+            trunk.saved = False
+            self.unneeded.append(trunk.number)
