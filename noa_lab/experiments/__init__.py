@@ -4,22 +4,22 @@
 """
 
 from noa_lab.experiments import score
-from noa_lab.experiments._cells import Cell
 from noa_lab.experiments._comparison_file import Comparison, load_comparison
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._identity import IdentityFor
-from noa_lab.experiments._inputs import Input, load_inputs
-from noa_lab.experiments._prompts import Prompt
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
-from noa_lab.experiments._runner_pass import EngineFor
-from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._store import Store
-from noa_lab.experiments._templates import Template
+from noa_lab.experiments.execution._identity import IdentityFor
+from noa_lab.experiments.execution._tally import RunProgress
+from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.grid._inputs import Input, load_inputs
+from noa_lab.experiments.grid._prompts import Prompt
+from noa_lab.experiments.grid._templates import Template
 from noa_lab.experiments.report import RunFacts, summary_table, write_csv, write_markdown, write_report
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.statistics import DEFAULT_MARGIN, Verdict, verdict
+from noa_lab.experiments.store._store import Store
 
 __all__ = [
     "DEFAULT_MARGIN",

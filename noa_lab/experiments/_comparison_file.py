@@ -11,10 +11,10 @@ from pydantic import Field
 
 from noa_lab.config import StrictModel, YamlDocument, load_yaml, validate_yaml
 from noa_lab.errors import BadInput, TemplateInvalid
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._inputs import Input, load_inputs
-from noa_lab.experiments._prompts import Prompt
-from noa_lab.experiments._runner_cells import check_scorers
+from noa_lab.experiments.execution._answers import check_scorers
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.grid._inputs import Input, load_inputs
+from noa_lab.experiments.grid._prompts import Prompt
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN

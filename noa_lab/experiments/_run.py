@@ -10,19 +10,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunBusy, RunUnfinished
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._identity import IdentityFor, identities_of, recorded, refuse_changes
 from noa_lab.experiments._run_findings import RunFindings
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
 from noa_lab.experiments._run_wait import end_of, stored_error
-from noa_lab.experiments._runner import Listener, Runner, live_runner
-from noa_lab.experiments._runner_cells import check_scorers, score
-from noa_lab.experiments._runner_pass import EngineFor
-from noa_lab.experiments._runner_tally import RunProgress
-from noa_lab.experiments._store import Store
-from noa_lab.experiments._store_lease import release
+from noa_lab.experiments.execution._answers import check_scorers, score
+from noa_lab.experiments.execution._identity import IdentityFor, identities_of, recorded, refuse_changes
+from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
+from noa_lab.experiments.execution._tally import RunProgress
+from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
+from noa_lab.experiments.store._lease import release
+from noa_lab.experiments.store._store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

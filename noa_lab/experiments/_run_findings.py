@@ -13,7 +13,7 @@ from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 if TYPE_CHECKING:
     import pandas as pd
 
-    from noa_lab.experiments._grid import Grid
+    from noa_lab.experiments.grid._grid import Grid
     from noa_lab.experiments.statistics._verdict import Verdict
 
 __all__ = ["RunFindings"]

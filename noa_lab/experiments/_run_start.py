@@ -10,15 +10,15 @@ from typing import Any
 
 from noa_lab._version import __version__
 from noa_lab.errors import BadInput, RunBusy
-from noa_lab.experiments._cells import execution_order
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._identity import IdentityFor, identities_of
 from noa_lab.experiments._run import Run
-from noa_lab.experiments._runner import live_runner
-from noa_lab.experiments._runner_cells import check_scorers
-from noa_lab.experiments._runner_pass import EngineFor
-from noa_lab.experiments._store import Store
+from noa_lab.experiments.execution._answers import check_scorers
+from noa_lab.experiments.execution._identity import IdentityFor, identities_of
+from noa_lab.experiments.execution._runner import live_runner
+from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.grid._cells import execution_order
+from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.store._store import Store
 
 __all__ = ["RunSummary", "list_runs", "open_run", "start"]
 

@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._runner_tally import RunProgress
+from noa_lab.experiments.execution._tally import RunProgress
+from noa_lab.experiments.grid._grid import Grid
 
 if TYPE_CHECKING:
     import pandas as pd

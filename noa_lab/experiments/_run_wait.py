@@ -8,8 +8,8 @@ from typing import Any
 
 import noa_lab.errors
 from noa_lab.errors import ExperimentError, NoaLabError
-from noa_lab.experiments._runner import Runner
-from noa_lab.experiments._runner_tally import RunProgress
+from noa_lab.experiments.execution._runner import Runner
+from noa_lab.experiments.execution._tally import RunProgress
 
 __all__ = ["end_of", "stored_error"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.experiments import Grid, Prompt
-from noa_lab.experiments._cells import cell_key, derive_seed, execution_order, messages_hash
+from noa_lab.experiments.grid._cells import cell_key, derive_seed, execution_order, messages_hash
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 

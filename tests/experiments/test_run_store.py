@@ -15,10 +15,10 @@ from comparison_rig import Rig, child, grid, read_log, wait_for
 
 from noa_lab.errors import BadInput, DiskFull, ExperimentError, RunBusy, UnknownName
 from noa_lab.experiments import Store, list_runs, open_run, start
-from noa_lab.experiments import _store as store_module
-from noa_lab.experiments import _store_schema as schema
-from noa_lab.experiments._store_lease import acquire, release, renew
-from noa_lab.experiments._store_writer import Change, Writer
+from noa_lab.experiments.store import _schema as schema
+from noa_lab.experiments.store import _store as store_module
+from noa_lab.experiments.store._lease import acquire, release, renew
+from noa_lab.experiments.store._writer import Change, Writer
 
 
 @pytest.fixture

@@ -650,7 +650,7 @@ def test_a_full_disk_ends_the_run_by_name_and_resume_goes_on(store, monkeypatch)
     import sqlalchemy as sa
 
     from noa_lab.errors import DiskFull
-    from noa_lab.experiments import _store_writer
+    from noa_lab.experiments.store import _writer as _store_writer
 
     real, commits = _store_writer.renew, []
 

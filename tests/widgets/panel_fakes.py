@@ -10,7 +10,7 @@ import pandas as pd
 
 from noa_lab.errors import RuntimeMissing, UnknownModel
 from noa_lab.events import Progress, silent
-from noa_lab.experiments._runner_tally import RunProgress
+from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.models import ModelFile, ModelMetadata
 from noa_lab.runtime import Runtime
 from noa_lab.server import ServerStatus

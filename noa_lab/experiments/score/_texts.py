@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from noa_lab.errors import BadInput, ExperimentError, TemplateInvalid
-from noa_lab.experiments._templates import Template
+from noa_lab.experiments.grid._templates import Template
 from noa_lab.experiments.score._base import PassFail, refuse
 from noa_lab.experiments.score._matching import compiled, search
 

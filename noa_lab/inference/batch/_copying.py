@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ class CopyingSchedule(Schedule):
         self._trunks: list[_Trunk] = []
         self._trunk_of: dict[int, _Trunk] = {}
         self._order: deque[Question] = deque()
-        self._ready: deque[Question] = deque()
+        self._places: dict[int, int] = {}
+        self._ready: list[tuple[int, Question]] = []
+        """A heap, by the place in the order."""
         self._waiting_for: dict[int, list[Question]] = {}
         self._rest: dict[int, Question] = {}
         """By lane: a question on it of which answers are left to ask for."""
@@ -69,12 +72,16 @@ class CopyingSchedule(Schedule):
     def _enter(self, question: Question) -> None:
         self._questions[question.number] = question
         self._order.append(question)
+        self._places[question.number] = len(self._places)
         trunk = self._trunk_of.get(question.number)
         if trunk is None:
-            self._ready.append(question)
+            self._make_ready(question)
         else:
             trunk.users += 1
             self._waiting_for.setdefault(trunk.number, []).append(question)
+
+    def _make_ready(self, question: Question) -> None:
+        heapq.heappush(self._ready, (self._places[question.number], question))
 
     def next(self) -> Job | None:
         """See `Schedule.next`."""
@@ -90,7 +97,7 @@ class CopyingSchedule(Schedule):
             trunk = self._first_missing(self._trunk_of.get(self._order[0].number))
             if trunk is not None:
                 return self._prepare(trunk, idle)
-        return self._ask(self._ready.popleft(), idle) if self._ready else None
+        return self._ask(heapq.heappop(self._ready)[1], idle) if self._ready else None
 
     def _first_missing(self, trunk: _Trunk | None) -> _Trunk | None:
         """The outermost trunk that this one begins with and that is not ready, itself included."""
@@ -128,7 +135,8 @@ class CopyingSchedule(Schedule):
         if failed:
             lane.held = b""
         trunk.ready, trunk.saved = True, saved
-        self._ready.extend(self._waiting_for.pop(trunk.number, ()))
+        for question in self._waiting_for.pop(trunk.number, ()):
+            self._make_ready(question)
         if trunk.parent is not None:
             self._let_go(trunk.parent)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noa_lab.errors import ExperimentError
-from noa_lab.experiments._runner_cells import plain_json
+from noa_lab.experiments.execution._answers import plain_json
 
 __all__ = ["IdentityFor", "changes", "identities_of", "recorded", "refuse_changes"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments._cells import Cell, derive_seed
-from noa_lab.experiments._inputs import Input, load_inputs
-from noa_lab.experiments._prompts import Prompt, content_hash, render_for
+from noa_lab.experiments.grid._cells import Cell, derive_seed
+from noa_lab.experiments.grid._inputs import Input, load_inputs
+from noa_lab.experiments.grid._prompts import Prompt, content_hash, render_for
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 __all__ = ["Grid"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.errors import BadInput, TemplateInvalid, nearest
-from noa_lab.experiments._templates import Template
+from noa_lab.experiments.grid._templates import Template
 from noa_lab.inference import ChatMessage, MessageRole
 
 __all__ = ["Prompt", "canonical_json", "content_hash"]

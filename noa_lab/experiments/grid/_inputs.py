@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments._prompts import content_hash
+from noa_lab.experiments.grid._prompts import content_hash
 
 __all__ = ["Input", "load_inputs"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from noa_lab.experiments._store_writer import Change
+from noa_lab.experiments.store._writer import Change
 
 __all__ = ["RunProgress", "Tally"]
 

@@ -17,9 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from noa_lab.errors import NoaLabError
-from noa_lab.experiments._store import Store
-from noa_lab.experiments._store_lease import release, renew
-from noa_lab.experiments._store_schema import cells
+from noa_lab.experiments.store._lease import release, renew
+from noa_lab.experiments.store._schema import cells
+from noa_lab.experiments.store._store import Store
 
 __all__ = ["Change", "Writer", "describe_error"]
 

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from noa_lab.experiments._cells import Rendered
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._runner_pass import EngineFor, Work
-from noa_lab.experiments._runner_tally import RunProgress, Tally
-from noa_lab.experiments._store import Store
-from noa_lab.experiments._store_writer import Change, Writer, describe_error
+from noa_lab.experiments.execution._tally import RunProgress, Tally
+from noa_lab.experiments.execution._work import EngineFor, Work
+from noa_lab.experiments.grid._cells import Rendered
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.store._store import Store
+from noa_lab.experiments.store._writer import Change, Writer, describe_error
 
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import ExperimentError, ServerExited, StreamBroken, Unreachable
-from noa_lab.experiments._cells import Cell, Rendered, cell_key, messages_hash
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._prompts import content_hash
-from noa_lab.experiments._runner_cells import config_of, finished_values, score
-from noa_lab.experiments._store import Store
-from noa_lab.experiments._store_writer import Change, describe_error
+from noa_lab.experiments.execution._answers import config_of, finished_values, score
+from noa_lab.experiments.grid._cells import Cell, Rendered, cell_key, messages_hash
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.grid._prompts import content_hash
+from noa_lab.experiments.store._store import Store
+from noa_lab.experiments.store._writer import Change, describe_error
 from noa_lab.inference import InferenceEngine
 
 if TYPE_CHECKING:

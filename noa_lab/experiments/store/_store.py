@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from noa_lab.errors import BadInput, DiskFull, ExperimentError, NoaLabError, UnknownName
-from noa_lab.experiments._cells import Cell
-from noa_lab.experiments._grid import Grid
-from noa_lab.experiments._identity import changes, recorded
-from noa_lab.experiments._store_lease import acquire, holder
-from noa_lab.experiments._store_schema import cells, connect, runs
+from noa_lab.experiments.execution._identity import changes, recorded
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.store._lease import acquire, holder
+from noa_lab.experiments.store._schema import cells, connect, runs
 
 __all__ = ["Store"]
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from noa_lab.errors import RunBusy
-from noa_lab.experiments._store_schema import cells, runs
+from noa_lab.experiments.store._schema import cells, runs
 
 __all__ = ["acquire", "holder", "release", "renew"]
 

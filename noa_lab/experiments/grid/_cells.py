@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noa_lab.experiments._prompts import content_hash
+from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 __all__ = ["Cell", "cell_key", "derive_seed", "execution_order"]

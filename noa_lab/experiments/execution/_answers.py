@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments._cells import Cell
-from noa_lab.experiments._grid import Grid
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._grid import Grid
 from noa_lab.inference import Completion, InferenceConfig
 
 if TYPE_CHECKING:
