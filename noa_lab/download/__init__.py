@@ -1,0 +1,26 @@
+"""Files over https: resumable after anything, in parallel, hashed over every byte, visible only when they are whole.
+
+Nothing here knows what a file is for. The releases of llama.cpp and the models come through here.
+"""
+
+from noa_lab.download._disk import SPARE_BYTES, check_disk
+from noa_lab.download._faults import Advice, check_address, encrypted, failed, refusal, shown
+from noa_lab.download._fetch_file import fetch_file
+from noa_lab.download._order import FetchedFile
+from noa_lab.download._part import discard, journal_path, part_path
+
+__all__ = [
+    "SPARE_BYTES",
+    "Advice",
+    "FetchedFile",
+    "check_address",
+    "check_disk",
+    "discard",
+    "encrypted",
+    "failed",
+    "fetch_file",
+    "journal_path",
+    "part_path",
+    "refusal",
+    "shown",
+]
