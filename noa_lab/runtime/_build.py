@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from noa_lab.download import check_disk
 from noa_lab.errors import BuildFailed, DiskFull
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.paths import Home
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PROGRAMS, Pin, Recipe
 from noa_lab.runtime._process import Finished, clean_environment, describe_exit, run
-from noa_lab.runtime._source import check_disk
 from noa_lab.runtime._toolchain import Toolchain
 
 __all__ = ["build", "jobs_for", "output_folder"]

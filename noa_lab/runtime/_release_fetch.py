@@ -8,14 +8,17 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from noa_lab.download import FetchedFile, fetch_file
 from noa_lab.errors import DownloadFailed
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.runtime._archive import find_programs, unpack
-from noa_lab.runtime._fetch_file import FetchedFile, fetch_file
 from noa_lab.runtime._release_names import Asset
 from noa_lab.runtime._release_resolve import ReleaseBuild
+from noa_lab.runtime._web import RELEASE_ADVICE
 
 __all__ = ["FetchedRelease", "fetch_release"]
+
+_MOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,12 @@ def fetch_release(
             size_bytes=asset.size_bytes,
             sha256=asset.sha256,
             claimed_sha256=asset.claimed_sha256,
+            most_bytes=_MOST_BYTES,
+            step="Download llama.cpp",
             stall_seconds=stall_seconds,
             pause_seconds=pause_seconds,
             allow_http_loopback=allow_http_loopback,
+            advice=RELEASE_ADVICE,
             report=report,
             cancel=cancel,
         )

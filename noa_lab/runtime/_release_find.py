@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noa_lab.download import check_address, failed, refusal
 from noa_lab.errors import BadInput, DownloadFailed, SetupError, UnknownName
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.runtime._release_names import Asset, parse_program
 from noa_lab.runtime._release_resolve import resolve
-from noa_lab.runtime._web import check_address, failed, named_errors, refusal, run, web_client
+from noa_lab.runtime._web import RELEASE_ADVICE, named_errors, run, web_client
 
 if TYPE_CHECKING:
     import httpx
@@ -207,7 +208,7 @@ class _Api:
                 response = await client.send(client.build_request("GET", url, headers=headers), stream=True)
             try:
                 if response.status_code != 200:
-                    raise refusal(str(response.url), response.status_code, response.headers)
+                    raise refusal(str(response.url), response.status_code, response.headers, advice=RELEASE_ADVICE)
                 return await self._body(response, url, most_bytes)
             finally:
                 await response.aclose()

@@ -7,13 +7,14 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from noa_lab.errors import DiskFull, DownloadFailed
+from noa_lab.download import check_disk
+from noa_lab.errors import DownloadFailed
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.runtime._archive import extract
 from noa_lab.runtime._pins import Pin
 from noa_lab.runtime._pypi import download_distribution
 
-__all__ = ["check_disk", "source_folder"]
+__all__ = ["source_folder"]
 
 _INSIDE = ("vendor", "llama.cpp")
 _MOST_BYTES = 2 * 2**30
@@ -53,23 +54,6 @@ def source_folder(pin: Pin, work: Path, *, report: Report, cancel: CancelToken |
     finally:
         sdist.unlink(missing_ok=True)
     return folder
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Make sure that there is space.
-
-    Raises:
-        DiskFull: With the bytes needed and free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise DiskFull(
-            f"{needed_bytes / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free.",
-            fix=f"Free {(needed_bytes - free) / 1e6:,.0f} MB, or set NOA_LAB_HOME to a folder on another disk.",
-            path=str(folder),
-            needed_bytes=needed_bytes,
-            free_bytes=free,
-        )
 
 
 def _unpack(sdist: Path, folder: Path, report: Report, cancel: CancelToken | None) -> None:

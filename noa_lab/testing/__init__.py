@@ -5,6 +5,7 @@ Each fake is contract-tested against what it imitates; nothing in the product im
 
 from noa_lab.inference import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
+from noa_lab.testing._file_server import FileFault, FileServer, Valve
 from noa_lab.testing._release_api import FakeReleaseApi, Fault, SeenRequest
 from noa_lab.testing._release_archives import pack_companion, pack_release
 
@@ -12,11 +13,14 @@ __all__ = [
     "FakeLlamaServer",
     "FakeReleaseApi",
     "Fault",
+    "FileFault",
+    "FileServer",
     "Reply",
     "Script",
     "ScriptedCall",
     "ScriptedEngine",
     "SeenRequest",
+    "Valve",
     "pack_companion",
     "pack_release",
 ]

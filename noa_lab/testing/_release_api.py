@@ -262,7 +262,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = fault.kind if fault else ""
         if kind in ("wrong bytes", "garbage"):
             data = bytes(len(data))
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
         if kind in ("changed", "changed unseen") and asked:
             data = data[::-1]
@@ -272,15 +272,16 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             asked = None
         start = int(asked[1]) if asked else 0
+        end = min(int(asked[2]) + 1, len(data)) if asked and asked[2] else len(data)
         if start >= len(data) and asked:
             self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
         if kind == "wrong range" and asked:
-            start = max(0, start - 7)
+            start, end = max(0, start - 7), end - 7
         headers = {} if kind == "no validator" else {"ETag": etag}
         if asked:
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self._body(206 if asked else 200, name, data[start:], headers, fault)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        self._body(206 if asked else 200, name, data[start:end], headers, fault)
 
     def _body(self, status: int, name: str, body: bytes, headers: dict[str, str], fault: Fault | None) -> None:
         kind = fault.kind if fault else ""

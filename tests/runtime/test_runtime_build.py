@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from runtime_fakes import file_member, link_member, tar_of, tiny_source
 
+from noa_lab.download import check_disk
 from noa_lab.errors import BuildFailed, Cancelled, ChecksumMismatch, DiskFull, DownloadFailed, ToolMissing
 from noa_lab.events import CancelToken, Progress, silent
 from noa_lab.paths import Home
-from noa_lab.runtime import PIN, PROGRAMS, _source, _toolchain, check_disk
+from noa_lab.runtime import PIN, PROGRAMS, _source, _toolchain
 from noa_lab.runtime._build import build, compiler_excerpt, jobs_for
 from noa_lab.runtime._pins import Recipe, build_id, recipes
 from noa_lab.runtime._toolchain import find_toolchain
