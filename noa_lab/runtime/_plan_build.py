@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from noa_lab.download import check_disk
 from noa_lab.errors import SetupError
 from noa_lab.paths import Home
 from noa_lab.runtime._build import jobs_for
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PIN, Recipe, build_id
 from noa_lab.runtime._plan import TRY, InstallPlan, Obstacle
-from noa_lab.runtime._source import check_disk
 from noa_lab.runtime._store import complete, load
 from noa_lab.runtime._toolchain import find_toolchain, find_toolkit
 from noa_lab.runtime._wish import Wish
