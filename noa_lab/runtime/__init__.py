@@ -7,6 +7,7 @@ from noa_lab.runtime._advisories import Advice, advice_for, is_loopback, refuse_
 from noa_lab.runtime._backends import Choice, Gpu, choose_backend
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
 from noa_lab.runtime._install import install
+from noa_lab.runtime._libraries import beside_first
 from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._machine import Machine, machine
 from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
@@ -37,6 +38,7 @@ __all__ = [
     "Runtime",
     "SmokeResult",
     "advice_for",
+    "beside_first",
     "bindings_linked",
     "choose_backend",
     "current",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from noa_lab.runtime._archive import find_programs, unpack
 from noa_lab.runtime._job import Job
+from noa_lab.runtime._libraries import add_launchers, bring_libraries
 from noa_lab.runtime._pins import architecture
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._store import adopt, complete, hash_files, load, stage
@@ -74,15 +75,20 @@ def install_path(job: Job, wish: Wish) -> Runtime:
     unpacked: Path | None = None
     digests: dict[str, str] = {}
     if wish.path.is_dir():
-        staging = stage(find_programs(wish.path), job.home)
+        programs = find_programs(wish.path)
+        staging = stage(programs, job.home)
     else:
         with wish.path.open("rb") as file:
             digests[wish.path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         unpacked = job.work / f"archive-{digests[wish.path.name][:12]}"
         shutil.rmtree(unpacked, ignore_errors=True)
         unpack(wish.path, unpacked, report=job.report, cancel=job.cancel)
-        staging = adopt(find_programs(unpacked), job.home)
+        programs = find_programs(unpacked)
+        staging = adopt(programs, job.home)
     try:
+        bring_libraries(programs, staging, every=unpacked is not None)
+        tools = tool_names(staging)
+        add_launchers(staging, tools)
         draft = Runtime(
             id="",
             folder=staging,
@@ -91,7 +97,7 @@ def install_path(job: Job, wish: Wish) -> Runtime:
             build_number=0,
             commit="",
             backend="",
-            tools=tool_names(staging),
+            tools=tools,
             url=str(wish.path),
             digests=digests,
             verified=False if digests else None,

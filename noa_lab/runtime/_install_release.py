@@ -9,12 +9,13 @@ from noa_lab.errors import RuntimeRejected, SetupError
 from noa_lab.paths import Home
 from noa_lab.runtime._backends import Gpu, choose_backend
 from noa_lab.runtime._job import Job
+from noa_lab.runtime._libraries import add_launchers
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PIN, architecture
 from noa_lab.runtime._release import Asset, ReleaseBuild, fetch_release, find_release, resolve
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._store import adopt, runtimes
-from noa_lab.runtime._trial import put_in_place, try_out
+from noa_lab.runtime._trial import put_in_place, tool_names, try_out
 from noa_lab.runtime._wish import Wish
 
 __all__ = ["install_release", "installed_release"]
@@ -119,6 +120,8 @@ def _install_one(job: Job, build: ReleaseBuild, wish: Wish) -> Runtime:
     fetched = fetch_release(build, into, report=job.report, cancel=job.cancel, allow_http_loopback=_is_loopback(wish))
     staging = adopt(fetched.folder, job.home)
     try:
+        # Releases of early 2025 were linked to look for their libraries in the folder that they were built in.
+        add_launchers(staging, tool_names(staging))
         digest = fetched.sha256[build.asset.name]
         draft = Runtime(
             id=f"{build.tag}-release-{build.variant or build.backend}-{architecture()}-{digest[:8]}",

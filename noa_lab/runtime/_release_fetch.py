@@ -12,6 +12,7 @@ from noa_lab.download import FetchedFile, fetch_file
 from noa_lab.errors import DownloadFailed
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.runtime._archive import find_programs, unpack
+from noa_lab.runtime._libraries import bring_libraries, is_library
 from noa_lab.runtime._release_names import Asset
 from noa_lab.runtime._release_resolve import ReleaseBuild
 from noa_lab.runtime._web import RELEASE_ADVICE
@@ -94,6 +95,7 @@ def fetch_release(
     shutil.rmtree(target, ignore_errors=True)
     unpack(files[build.asset.name].path, target, report=report, cancel=cancel)
     folder = find_programs(target)
+    bring_libraries(folder, folder, every=True)
     for companion in build.companions:
         _add_libraries(files[companion.name].path, folder, report, cancel)
     return FetchedRelease(
@@ -110,7 +112,7 @@ def _add_libraries(archive: Path, folder: Path, report: Report, cancel: CancelTo
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder.parent) as name:
         unpacked = Path(name) / "companion"
         unpack(archive, unpacked, report=report, cancel=cancel)
-        libraries = [path for path in sorted(unpacked.rglob("*")) if _is_library(path)]
+        libraries = [path for path in sorted(unpacked.rglob("*")) if path.is_file() and is_library(path)]
         if not libraries:
             raise _unfit(archive, "there are no libraries in it")
         for library in libraries:
@@ -122,12 +124,6 @@ def _add_libraries(archive: Path, folder: Path, report: Report, cancel: CancelTo
             if library.is_symlink() and library.resolve().parent != library.parent.resolve():
                 raise _unfit(archive, f"its {library.name} is a link into another folder")
             shutil.move(library, target)
-
-
-def _is_library(path: Path) -> bool:
-    name = path.name
-    is_file = path.is_symlink() or path.is_file()
-    return is_file and (name.endswith((".dll", ".dylib", ".so")) or ".so." in name)
 
 
 def _unfit(archive: Path, reason: str) -> DownloadFailed:

@@ -23,6 +23,7 @@ from typing import Any
 
 from noa_lab.errors import RuntimeRejected
 from noa_lab.events import CancelToken
+from noa_lab.runtime._libraries import beside_first
 from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
 from noa_lab.runtime._rejection import last_words, rejected, rejected_for
 
@@ -101,7 +102,7 @@ def smoke_test(
         raise rejected(folder, f"there is no {server.name} in it", "no program")
     private = Path(tempfile.mkdtemp(prefix="noa-lab-smoke-"))
     try:
-        environment = clean_environment(private)
+        environment = beside_first(clean_environment(private), folder)
         number, commit, compiler = _version(server, environment, cancel)
         flags = _flags(server, environment, cancel)
         devices = _devices(server, environment, cancel) if "--list-devices" in flags else ()
@@ -174,9 +175,8 @@ def _try_server(
     # Releases of 2024 lack these.
     for option in (["--offline"], ["--no-ui"], ["--cors-origins", "localhost"]):
         options += option if option[0] in flags else []
-    with Child(
-        [server, "-m", model, *options], env=clean_environment(private, LLAMA_API_KEY=key), cwd=private
-    ) as child:
+    environment = beside_first(clean_environment(private, LLAMA_API_KEY=key), server.parent)
+    with Child([server, "-m", model, *options], env=environment, cwd=private) as child:
         port = _await_port(child, server, seconds[0], cancel)
         return _ask_server(child, server, port, key, seconds[1], cancel)
 

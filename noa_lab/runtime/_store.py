@@ -25,6 +25,7 @@ from typing import Any
 from noa_lab.errors import RuntimeMissing
 from noa_lab.events import silent
 from noa_lab.paths import Home, write_atomic
+from noa_lab.runtime._libraries import copy_linked, is_library
 from noa_lab.runtime._lock import exclusive
 from noa_lab.runtime._runtime import Runtime
 
@@ -34,7 +35,6 @@ __all__ = [
     "current",
     "embedded",
     "hash_files",
-    "is_library",
     "load",
     "place",
     "point",
@@ -231,11 +231,6 @@ def hash_files(folder: Path, names: Iterable[str] | None = None) -> dict[str, st
     return found
 
 
-def is_library(path: Path) -> bool:
-    """Whether a file's name is that of a shared library."""
-    return ".so" in path.suffixes or path.suffix in {".dll", ".dylib"} or ".so." in path.name
-
-
 def stage(programs: Path, home: Home, wanted: tuple[str, ...] | None = None) -> Path:
     """Copy programs and libraries, links as links, to a hidden folder beside the runtimes.
 
@@ -250,7 +245,7 @@ def stage(programs: Path, home: Home, wanted: tuple[str, ...] | None = None) -> 
         for path in sorted(programs.iterdir()):
             named = path.name.removesuffix(".exe") in wanted if wanted is not None else _belongs(path)
             if (named or is_library(path)) and path.name != MANIFEST:
-                _copy(path, staging / path.name)
+                copy_linked(path, staging / path.name)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -264,16 +259,6 @@ def _belongs(path: Path) -> bool:
         ".metal",
         ".metallib",
     }
-
-
-def _copy(path: Path, target: Path) -> None:
-    if path.is_dir():
-        shutil.copytree(path, target, symlinks=False)
-    elif path.is_symlink() and path.readlink().name == str(path.readlink()):
-        # A library's chain of versions; a link that leads elsewhere is copied as what it leads to.
-        target.symlink_to(path.readlink())
-    elif path.is_file():
-        shutil.copy2(path, target)
 
 
 def adopt(programs: Path, home: Home) -> Path:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from noa_lab.events import CancelToken
+from noa_lab.runtime._libraries import beside_first
 from noa_lab.runtime._process import clean_environment, run
 from noa_lab.runtime._rejection import rejected, rejected_for
 from noa_lab.runtime._smoke import program
@@ -42,7 +43,7 @@ def fastest_threads(folder: Path, model: Path, cores: int, *, cancel: CancelToke
     try:
         counts = ",".join(map(str, choices))
         command = [str(bench), "-m", str(model), "-t", counts, *["-p", "32", "-n", "16"], *["-r", "3", "-o", "jsonl"]]
-        done = run(command, env=clean_environment(private), seconds=120, cancel=cancel)
+        done = run(command, env=beside_first(clean_environment(private), folder), seconds=120, cancel=cancel)
     finally:
         shutil.rmtree(private, ignore_errors=True)
     if done.returncode != 0 or done.timed_out:

@@ -11,11 +11,12 @@ from pathlib import Path
 from noa_lab.errors import RuntimeRejected
 from noa_lab.runtime._advisories import advice_for
 from noa_lab.runtime._job import TEST, Job
+from noa_lab.runtime._libraries import is_library
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._rejection import rejected
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._smoke import SmokeResult, smoke_test
-from noa_lab.runtime._store import hash_files, is_library, place, stamps
+from noa_lab.runtime._store import hash_files, place, stamps
 from noa_lab.runtime._threads import fastest_threads
 
 __all__ = ["backend_of", "put_in_place", "tool_names", "try_out"]

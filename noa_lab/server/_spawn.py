@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import ServerError
+from noa_lab.runtime import beside_first
 from noa_lab.server._channel import Channel, ChannelEnded, transport_for
 from noa_lab.server._command import Launch, scrubbed_environment
 from noa_lab.server._death import death_watch_for
@@ -57,6 +58,7 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
     )
     empty = record_folder(home, name) / "config"
     environment = scrubbed_environment(os.environ, api_key=record.api_key, empty_folder=empty)
+    environment = beside_first(environment, Path(launch.argv[0]).parent)
     return start_watcher(home, record, launch.argv, environment)
 
 
