@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from noa_lab.errors import RuntimeMissing, UnknownModel
 from noa_lab.events import Progress, silent
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.models import ModelFile, ModelMetadata
-from noa_lab.runtime import Runtime
+from noa_lab.runtime import InstallPlan, Obstacle, Runtime, spelled_out
+from noa_lab.runtime._wish import read_wish
 from noa_lab.server import ServerStatus
 from noa_lab.workbench import Finding, Report
 
@@ -92,6 +94,8 @@ class FakeLab:
         self.error = None
         self.threads = set()
         self.installed = False
+        self.notes = ()
+        self.builds = [RUNTIME]
         self.calls = []
         self.up = []
         self.run = None
@@ -116,27 +120,36 @@ class FakeLab:
             Finding("llama.cpp", "ok", "b11312") if here else Finding("llama.cpp", "problem", "not here <b>", "Run `noa-lab install`."),
         ))  # fmt: skip
 
-    def install(
-        self,
-        *,
-        source="auto",
-        tag=None,
-        backend=None,
-        native=False,
-        mirror=None,
-        source_path=None,
-        report=silent,
-        cancel=None,
-    ):
+    @spelled_out
+    def install(self, *, report=silent, cancel=None, **options):
+        self.calls.append(("install", options))
         self.work("Build llama.cpp", report, cancel)
         self.installed = True
-        return RUNTIME
+        return replace(RUNTIME, notes=self.notes)
+
+    @spelled_out
+    def plan_install(self, **options):
+        wish = read_wish(options)
+        if wish.way == "system":
+            obstacle = Obstacle("There is no llama-server on PATH <b>.", "Install one.")
+            return InstallPlan("system", (), obstacles=(obstacle,))
+        if wish.plain and self.installed:
+            return InstallPlan("auto", ("Nothing: b11312-cpu is here, was tried, and is in use",), ready=True)
+        steps = (f"Get llama.cpp by {wish.way} {wish.tag or ''}", "Try it", "Switch servers to it")
+        return InstallPlan(wish.way, steps, ("the one in use stays",))
 
     def rollback(self):
-        raise RuntimeMissing("There is no earlier llama.cpp to go back to.", fix="Install another one.")
+        if len(self.builds) < 2:
+            raise RuntimeMissing("There is no earlier llama.cpp to go back to.", fix="Install another one.")
+        self.builds.reverse()
+        return self.runtimes()[0]
 
     def runtimes(self):
-        return [RUNTIME] if self.installed else []
+        if not self.installed:
+            return []
+        return [
+            replace(one, marks=("current",) if number == 0 else ("previous",)) for number, one in enumerate(self.builds)
+        ]
 
     # Servers
 

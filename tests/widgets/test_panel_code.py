@@ -140,6 +140,19 @@ def test_server_settings_round_trip(model, context, slots, threads, keep):
 
 def test_setup_models_and_runs(lab, opened):
     assert run_code(opened(SetupPanel(lab)).code) == [("check", (), {}), ("install", (), {})]
+    for options in (
+        {"source": "release", "tag": "latest-stable", "backend": "cuda-12.4"},
+        {"source": "source", "native": True},
+        {"source": "source", "source_path": "a 'folder'"},
+        {"source": "release", "mirror": "https://example.org/llama"},
+        {"source": "system"},
+        {"source": "./build/bin"},
+        {"backend": "vulkan"},
+    ):
+        assert run_code(opened(SetupPanel(lab, **options)).code)[1:] == [("install", (), options)]
+    assert run_code(opened(SetupPanel(lab, native=True)).code)[1:] == [
+        ("install", (), {"source": "source", "native": True})
+    ]
     assert run_code(opened(ModelPanel("a'b", lab=lab)).code) == [("models.get", ("a'b",), {})]
     assert run_code(opened(ModelPanel(lab=lab)).code) == [("models.get", (), {})]
     run = lab.compare(noa_lab.Grid({"a": "x"}, [{"text": "y"}]))

@@ -52,7 +52,7 @@ def eventually(true, seconds=5.0):
 def test_the_fake_lab_has_the_signatures_of_the_real_one():
     import inspect
 
-    for name in ("check", "install", "rollback", "runtimes", "serve", "servers", "stop", "compare"):
+    for name in ("check", "install", "plan_install", "rollback", "runtimes", "serve", "servers", "stop", "compare"):
         real = list(inspect.signature(getattr(Lab, name)).parameters)
         assert list(inspect.signature(getattr(FakeLab, name)).parameters) == real, name
     for name in ("list", "get", "find", "show"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from panel_fakes import RUNTIME
 
 from noa_lab.experiments import score
 from noa_lab.widgets import ComparePanel, ModelPanel, RunView, ServerPanel, SetupPanel
@@ -33,6 +35,22 @@ def setup_busy(lab):
     assert panel.settle()
     panel.press("install")
     return panel
+
+
+def setup_ways(lab):
+    """A way with fields, of which one holds a mistake; two builds to roll back between."""
+    lab.installed = True
+    lab.builds = [RUNTIME, replace(RUNTIME, id="b11000-release", source="release")]
+    lab.notes = ("The build for NVIDIA GPUs: llama-server died with SIGILL. Next: the portable build.",)
+    panel = SetupPanel(lab, source="release")
+    panel.press("install")
+    assert panel.settle()
+    panel.fill(tag="11312")
+    return panel
+
+
+def setup_system(lab):
+    return SetupPanel(lab, source="system")
 
 
 def server_up(lab):
@@ -68,6 +86,8 @@ def run_view(lab):
 STATES = {
     "setup": SetupPanel,
     "setup-busy": setup_busy,
+    "setup-ways": setup_ways,
+    "setup-system": setup_system,
     "models": lambda lab: ModelPanel(lab=lab),
     "server": lambda lab: ServerPanel(lab=lab),
     "server-up": server_up,
@@ -106,6 +126,36 @@ def test_press_install_watch_and_cancel(show, lab):
     page.get_by_role("button", name="Cancel").click()
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "error")
     assert "cancelled" in page.locator(".noa-strip").inner_text()
+    assert shown.problems == []
+
+
+def test_another_way_by_keyboard_alone(show, lab):
+    lab.installed = True
+    shown = show(SetupPanel(lab))
+    page = shown.page
+
+    def tab_to(label):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            found = "((document.activeElement.labels || [])[0] || document.activeElement).textContent"
+            if page.evaluate(found) == label:
+                return
+        raise AssertionError(f"{label} cannot be reached")
+
+    page.locator("body").click(position={"x": 2, "y": 2})
+    tab_to("release")
+    page.keyboard.press("Enter")
+    shown.until(lambda: page.get_by_label("Release").is_visible())
+    assert page.evaluate("document.activeElement.textContent") == "release"
+    tab_to("Release")
+    page.keyboard.type("b11312")
+    plan = page.get_by_role("table", name="What Install would do")
+    shown.until(lambda: "release b11312" in plan.inner_text())
+    tab_to("Install")
+    page.keyboard.press("Space")
+    shown.until(lambda: lab.calls)
+    assert lab.calls == [("install", {"source": "release", "tag": "b11312"})]
+    shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "ok")
     assert shown.problems == []
 
 
