@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from noa_lab.experiments.grid._grid import Grid
-    from noa_lab.experiments.statistics._verdict import Verdict
+    from noa_lab.experiments.statistics import Verdict, Verdicts
+    from noa_lab.experiments.statistics._scores import Axis
 
 __all__ = ["RunFindings"]
 
@@ -41,26 +42,92 @@ class RunFindings(ABC):
         """See `Run.as_dict`."""
 
     def verdict(
-        self, arm: str, over: str, on: str, margin: float = DEFAULT_MARGIN, where: Mapping[str, Any] | None = None
+        self,
+        arm: str,
+        over: str,
+        on: str,
+        margin: float = DEFAULT_MARGIN,
+        where: Mapping[str, Any] | None = None,
+        *,
+        by: Axis = "prompt",
+        family: Sequence[str] | None = None,
+        confidence: float = 0.95,
     ) -> Verdict:
         """Whether one prompt is better than another: better, worse, same, or not enough data.
+
+        Paired by input, repeats averaged, clusters respected. In a run with several prompts the interval allows for all the comparisons
+        with `over` that could be made, as in `verdicts`.
 
         Args:
             arm: The prompt in question.
             over: The prompt it is compared with.
-            on: Name of the scorer.
+            on: Name of the scorer; or, in a latency pass, a column of times such as "total_ms".
             margin: Differences below this, in units of the score, do not matter.
             where: Use only the cells with these values, for example `{"model": "smollm2-135m"}`.
+            by: What is compared: "prompt", "model" or "sampling" (by its number).
+            family: The prompts compared with `over` at once; `[arm]` if this comparison was the only one planned.
+            confidence: That all intervals of the family hold.
 
         Raises:
             UnknownName: When there is no such prompt, scorer or column.
             BadInput: When the margin is not positive, or the question is one that the run cannot answer, such as latency.
         """
-        from noa_lab.experiments.score._specs import declared_range
-        from noa_lab.experiments.statistics._verdict import verdict
+        from noa_lab.experiments.score._specs import score_facts
+        from noa_lab.experiments.statistics import ScoreFacts, verdict
 
-        bounds = declared_range(self.scorer_specs, on)
-        return verdict(self.cells(), arm, over=over, on=on, margin=margin, where=where, bounds=bounds)
+        facts = score_facts(self.scorer_specs).get(on.removeprefix("score."), ScoreFacts())
+        return verdict(
+            self.cells(),
+            arm,
+            over=over,
+            on=on,
+            margin=margin,
+            where=where,
+            confidence=confidence,
+            bounds=facts.bounds,
+            by=by,
+            family=family,
+            most_flips=facts.most_flips,
+        )
+
+    def verdicts(
+        self,
+        over: str | None = None,
+        on: str | Sequence[str] | None = None,
+        margin: float = DEFAULT_MARGIN,
+        where: Mapping[str, Any] | None = None,
+        *,
+        by: Axis = "prompt",
+        confidence: float = 0.95,
+    ) -> Verdicts:
+        """Every prompt over one baseline, on every scorer; all intervals of a scorer hold at once.
+
+        Args:
+            over: The baseline; default: the first prompt.
+            on: A scorer, or several; default: all.
+            margin: See `verdict`.
+            where: See `verdict`.
+            by: See `verdict`.
+            confidence: See `verdict`.
+
+        Raises:
+            UnknownName: As `verdict`.
+            BadInput: As `verdict`.
+        """
+        from noa_lab.experiments.score._specs import score_facts
+        from noa_lab.experiments.statistics import verdicts
+
+        baseline = next(iter(self.grid.prompts)) if over is None and by == "prompt" else over
+        return verdicts(
+            self.cells(),
+            over=baseline,
+            on=on,
+            margin=margin,
+            where=where,
+            by=by,
+            confidence=confidence,
+            facts=score_facts(self.scorer_specs),
+        )
 
     def report(self, path: str | os.PathLike[str], margin: float = DEFAULT_MARGIN) -> Path:
         """Write the run as one HTML file that opens anywhere.

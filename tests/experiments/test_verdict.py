@@ -16,14 +16,15 @@ from statsmodels.stats.proportion import proportion_confint
 from verdict_data import cells_of
 
 from noa_lab.errors import BadInput, UnknownName
+from noa_lab.experiments.statistics import verdict
+from noa_lab.experiments.statistics._clusters import units_of
 from noa_lab.experiments.statistics._intervals import (
     mean_interval,
-    needed,
     participation,
     score_interval,
     student_interval,
 )
-from noa_lab.experiments.statistics._verdict import verdict
+from noa_lab.experiments.statistics._needed import needed
 
 Z = 1.959963984540054
 
@@ -89,7 +90,7 @@ def test_for_single_0_and_1_it_is_wilsons(passed: int, count: int) -> None:
 
 def test_equal_values_are_not_certainty() -> None:
     for kind, value in product(("binary", "graded"), (0.0, 0.3)):
-        found = mean_interval(np.full(24, value), kind=kind, low=-1, high=1)  # type: ignore[arg-type]
+        found = mean_interval(units_of(np.full(24, value), list(map(str, range(24)))), kind=kind, low=-1, high=1)  # type: ignore[arg-type]
         assert found.low < value - 0.1
         assert found.high > value + 0.1
 

@@ -17,9 +17,10 @@ import pytest
 from scipy import stats
 from scipy.special import gammaln
 
+from noa_lab.experiments.statistics._clusters import Units
 from noa_lab.experiments.statistics._intervals import Interval, mean_interval, score_interval
+from noa_lab.experiments.statistics._needed import missing_units
 from noa_lab.experiments.statistics._pairing import Pairs
-from noa_lab.experiments.statistics._verdict import _more
 
 SIZES = (10, 20, 24, 50, 200)
 
@@ -58,15 +59,18 @@ def _settings(kinds: tuple[tuple[int, float], ...]) -> Iterator[Setting]:
         yield Setting(n, p, difference, correlation, repeats, spread)
 
 
+def _units(row: np.ndarray) -> Units:
+    return Units(row, row, ("",) * len(row), len(row) - 1.0, 1.0, 1.0, clustered=False)
+
+
 @functools.cache
 def _single(wins: int, losses: int, count: int) -> Interval:
-    return mean_interval(
-        np.repeat([1.0, -1.0, 0.0], [wins, losses, count - wins - losses]), kind="binary", low=-1, high=1
-    )
+    row = np.repeat([1.0, -1.0, 0.0], [wins, losses, count - wins - losses])
+    return mean_interval(_units(row), kind="binary", low=-1, high=1)
 
 
 def _graded(row: np.ndarray) -> Interval:
-    return mean_interval(row, kind="graded", low=-1, high=1)
+    return mean_interval(_units(row), kind="graded", low=-1, high=1)
 
 
 def _study(setting: Setting, draws: int, seed: int) -> tuple[float, float]:
@@ -166,21 +170,7 @@ def test_about_how_many_more(p: float, repeats: int, correlation: float) -> None
     found = []
     for first, second in zip(*Setting(24, p, 0.0, correlation, repeats, 1.0).draw(rng, 200), strict=True):
         kind = "binary" if repeats == 1 else "graded"
-        pairs = Pairs(first, second, "inputs", 24, 0, kind, 0.0, 1.0)  # type: ignore[arg-type]
-        more = _more(pairs, margin, 0.95)
+        pairs = Pairs(first, second, _units(first - second), kind=kind)  # type: ignore[arg-type]
+        more = missing_units(pairs, margin, 0.95)
         found.append(24 + (more or 0))
     assert np.median(found) == pytest.approx(right, rel=0.25)
-
-
-@pytest.mark.parametrize("inputs_each", [2, 10])
-@pytest.mark.parametrize("same_within", [0.3, 0.7])
-def test_clusters_do_not_raise_false_alarms(inputs_each: int, same_within: float) -> None:
-    """The mistake that this prevents: 10 clusters of 10 alike inputs taken for 100 inputs gives over 40 % false alarms."""
-    rng = np.random.default_rng([5, inputs_each])
-    draws, clusters = 300, 12
-    shared = rng.standard_normal((draws, clusters, 1)) * math.sqrt(same_within)
-    own = rng.standard_normal((draws, clusters, inputs_each)) * math.sqrt(1 - same_within)
-    means = np.clip((shared + own) / 4, -1, 1).mean(axis=2)
-    found = [mean_interval(row, kind="graded", low=-1, high=1) for row in means]
-    alarms = np.mean([not each.low <= 0 <= each.high for each in found])
-    assert alarms <= 0.065

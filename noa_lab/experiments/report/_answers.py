@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.experiments.report._text import esc, plain, prose
-from noa_lab.experiments.statistics._pairing import score_names
+from noa_lab.experiments.statistics._scores import score_names
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,10 +17,11 @@ from noa_lab.experiments.report._facts import RunFacts, RunLike, facts_of
 from noa_lab.experiments.report._style import STYLE
 from noa_lab.experiments.report._tables import arm_scores, markdown_table, output_path, summary_table
 from noa_lab.experiments.report._text import clean, esc, flat, number, plain, pre
-from noa_lab.experiments.score._specs import declared_range
+from noa_lab.experiments.score._specs import declared_range, score_facts
+from noa_lab.experiments.statistics._compare import verdicts
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
-from noa_lab.experiments.statistics._pairing import score_names
-from noa_lab.experiments.statistics._verdict import Verdict, verdict
+from noa_lab.experiments.statistics._scores import score_names
+from noa_lab.experiments.statistics._verdict import Verdicts
 from noa_lab.paths import write_atomic
 
 if TYPE_CHECKING:
@@ -38,16 +39,13 @@ _BADGES = {
 }
 
 
-def all_verdicts(cells: pd.DataFrame, facts: RunFacts) -> list[Verdict]:
+def all_verdicts(cells: pd.DataFrame, facts: RunFacts) -> Verdicts:
     """The verdict on each prompt over the first one, for each scorer that has any score."""
     present = set(cells["prompt"].astype(str))
     names = [name for name in facts.prompts if name in present]
-    scored = [score for score in score_names(cells) if cells[f"score.{score}"].notna().any()]
-    return [
-        verdict(cells, arm, over=names[0], on=score, margin=facts.margin, bounds=declared_range(facts.scorers, score))
-        for score in scored
-        for arm in names[1:]
-    ]
+    if len(names) < 2:
+        return Verdicts([])
+    return verdicts(cells, over=names[0], arms=names[1:], margin=facts.margin, facts=score_facts(facts.scorers))
 
 
 def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = DEFAULT_MARGIN) -> Path:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
 from noa_lab.experiments.statistics._intervals import Interval, mean_interval
-from noa_lab.experiments.statistics._pairing import LATENCY_COLUMNS, arm_values, score_names
+from noa_lab.experiments.statistics._pairing import arm_values, score_range
+from noa_lab.experiments.statistics._scores import LATENCY_COLUMNS, score_names, scored
 from noa_lab.paths import write_atomic
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ class ArmScore:
     Attributes:
         prompt: The prompt.
         score: The scorer.
-        mean: Mean over inputs (or clusters) of the input's mean; NaN without scores.
+        mean: Mean over inputs of the input's mean; NaN without scores.
         interval: For the true mean; the whole range with fewer than two inputs; NaN where there is none.
-        n: Inputs (or clusters).
+        n: Inputs.
         low: The smallest that a score can be.
         high: The largest that a score can be.
     """
@@ -50,12 +51,12 @@ def arm_scores(
 ) -> list[ArmScore]:
     """Each prompt's mean and interval on a scorer, in the order of the cells; `bounds` is the range that the scorer is known to have."""
     found = []
-    ranges = arm_values(cells, score, bounds)[2:]
-    for prompt, own in cells.groupby(cells["prompt"].astype(str), sort=False):
-        values, kind, _, _ = arm_values(own, score, bounds)
-        interval = mean_interval(values, kind=kind, low=ranges[0], high=ranges[1], confidence=confidence, paired=False)
-        mean = float(values.mean()) if len(values) else float("nan")
-        found.append(ArmScore(str(prompt), score, mean, interval, len(values), *ranges))
+    frame = scored(cells, f"score.{score}")
+    low, high, _ = score_range(frame["value"].to_numpy(), bounds)
+    for prompt in dict.fromkeys(cells["prompt"].astype(str)):
+        arm = arm_values(frame[frame["arm"] == prompt], (low, high))
+        interval = mean_interval(arm.units, kind=arm.kind, low=low, high=high, confidence=confidence, paired=False)
+        found.append(ArmScore(prompt, score, arm.units.mean, interval, arm.inputs, low, high))
     return found
 
 
@@ -91,8 +92,7 @@ def _arm_numbers(cells: pd.DataFrame) -> dict[str, Any]:
         "cached": int(reused.sum()),
     }
     for score in score_names(cells):
-        values = arm_values(cells, score)[0]
-        numbers[f"score.{score}"] = float(values.mean()) if len(values) else float("nan")
+        numbers[f"score.{score}"] = arm_values(scored(cells, f"score.{score}")).units.mean
     prompt, cached = _mean(done, "prompt_tokens"), _mean(done, "cached_tokens")
     numbers |= {
         "prompt_tokens": prompt,

@@ -8,8 +8,9 @@ from typing import Any
 from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments import score
 from noa_lab.experiments.score._base import Scorer
+from noa_lab.experiments.statistics._compare import ScoreFacts
 
-__all__ = ["declared_range", "scorer_from_spec"]
+__all__ = ["declared_range", "score_facts", "scorer_from_spec"]
 
 _TEXT: dict[str, Callable[..., Scorer]] = {
     "contains": score.contains,
@@ -37,6 +38,12 @@ def declared_range(specs: Iterable[Mapping[str, Any]], name: str) -> tuple[float
     wanted = name.removeprefix("score.")
     found = next((spec for spec in specs if spec.get("name") == wanted and "low" in spec and "high" in spec), None)
     return None if found is None else (float(found["low"]), float(found["high"]))
+
+
+def score_facts(specs: Iterable[Mapping[str, Any]]) -> dict[str, ScoreFacts]:
+    """What verdicts should know of scorers, by name."""
+    listed = list(specs)
+    return {str(spec["name"]): ScoreFacts(bounds=declared_range(listed, str(spec["name"]))) for spec in listed}
 
 
 def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:

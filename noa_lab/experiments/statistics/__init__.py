@@ -1,9 +1,11 @@
-"""Statistics of comparisons: pairs, intervals, verdicts.
+"""Statistics of comparisons: pairs, intervals, verdicts, and how many inputs they need.
 
-`verdict` compares two arms of a table of cells; everything else here is what it rests on.
+`verdict` compares two arms of a table of cells, `verdicts` several; everything else here is what these rest on.
 """
 
+from noa_lab.experiments.statistics._compare import ScoreFacts, verdict, verdicts
+from noa_lab.experiments.statistics._judged import Judged
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
-from noa_lab.experiments.statistics._verdict import Verdict, verdict
+from noa_lab.experiments.statistics._verdict import Verdict, Verdicts
 
-__all__ = ["DEFAULT_MARGIN", "Verdict", "verdict"]
+__all__ = ["DEFAULT_MARGIN", "Judged", "ScoreFacts", "Verdict", "Verdicts", "verdict", "verdicts"]

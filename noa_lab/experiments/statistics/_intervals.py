@@ -1,4 +1,4 @@
-"""Intervals for the mean of a few bounded numbers, and how many more would be needed.
+"""Intervals for the mean of a few bounded numbers.
 
 Single 0/1 values get the score interval. For a candidate mean m, find the likeliest distribution that has the mean m and lives on the
 observed values and the two ends of the range; m is in the interval when the observed mean is less than `critical` standard errors of
@@ -10,8 +10,8 @@ all in one direction).
 
 Averages over repeats and graded scores get Student's t with two more values added, at the median +- the largest deviation (the idea of
 D. G. Bonett and R. M. Price, Statistics in Medicine 31, 2012, 479-488), joined with the score interval where fewer than five values carry
-the deviation: then most of what could happen has not been seen. `tests/experiments/test_verdict_coverage.py` checks all of this by
-simulation.
+the deviation: then most of what could happen has not been seen. Clusters go through the same formulas, see `_clusters`.
+`tests/experiments/test_verdict_coverage.py` checks all of this by simulation.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from noa_lab.experiments.statistics._clusters import Units
+
     Numbers = NDArray[np.float64]
 
 __all__ = [
@@ -31,10 +33,10 @@ __all__ = [
     "Interval",
     "Kind",
     "mean_interval",
-    "needed",
     "participation",
     "score_interval",
     "student_interval",
+    "student_quantile",
 ]
 
 Kind = Literal["binary", "graded"]
@@ -70,37 +72,40 @@ NO_INTERVAL = Interval(
 
 
 def mean_interval(
-    values: Numbers, *, kind: Kind, low: float, high: float, confidence: float = 0.95, paired: bool = True
+    units: Units, *, kind: Kind, low: float, high: float, confidence: float = 0.95, paired: bool = True
 ) -> Interval:
-    """The interval for the mean of `values`.
+    """The interval for the mean of `units`.
 
     Args:
-        values: One number for each input (or cluster).
-        kind: What the numbers are.
-        low: The smallest that a number could be.
-        high: The largest that a number could be.
+        units: The numbers.
+        kind: What they are.
+        low: The smallest that an input's number could be.
+        high: The largest that an input's number could be.
         confidence: The share of such intervals that shall hold the true mean.
         paired: Whether the numbers are differences; only the method's name depends on it.
 
     Returns:
-        The interval, inside `low` to `high`; the whole range where there are fewer than two values; none where the range is a point:
+        The interval, inside `low` to `high`; the whole range where there are fewer than two units; none where the range is a point:
         then all values are equal, and nothing says how far others could lie.
     """
-    count = len(values)
     if high <= low:
         return NO_INTERVAL
-    if count < 2:
+    if len(units) < 2:
         return Interval(low, high, "the whole range: fewer than two values")
-    critical = _student(count - 1, confidence)
+    critical = student_quantile(units.degrees, confidence) * units.inflation
+    values, mean, stretch = units.values, units.mean, max(units.stretch, 1.0)
+    lowest, highest = mean + (low - mean) * stretch, mean + (high - mean) * stretch
     if kind == "binary":
         name = "Tango's score interval" if paired else "Wilson's score interval"
-        return Interval(*score_interval(values, low, high, critical), f"{name} with Student's t")
+        return Interval(*score_interval(values, lowest, highest, critical), f"{name} with Student's t")
     left, right = student_interval(values, critical)
     method = "Student's t with two values added"
     if participation(values) < MIN_PARTICIPATION:
-        score_left, score_right = score_interval(values, low, high, critical)
+        score_left, score_right = score_interval(values, lowest, highest, critical)
         left, right = min(left, score_left), max(right, score_right)
         method = "score interval: fewer than five values carry the deviation"
+    if units.clustered:
+        method = f"cluster-robust (CR2, {units.degrees:.3g} degrees of freedom): {method}"
     return Interval(max(left, low), min(right, high), method)
 
 
@@ -205,25 +210,8 @@ def _tilt(offsets: Numbers, weights: Numbers, lower: Numbers, upper: Numbers) ->
     return tilt
 
 
-def needed(deviation: float, margin: float, *, confidence: float = 0.95, power: float = 0.8) -> int:
-    """Inputs needed to see a true difference of `margin`.
-
-    n = (z + y)^2 (deviation / margin)^2 + z^2 / 2, with z and y the normal quantiles of (1 + confidence) / 2 and of `power`; the last term
-    is W. C. Guenther's allowance for Student's t (American Statistician 35, 1981, 243-244).
-
-    Args:
-        deviation: Standard deviation of the differences within a pair.
-        margin: The difference that matters: the power is that for seeing it, never for the observed one.
-        confidence: Of the interval that will judge.
-        power: Probability with which a true difference of `margin` shall be seen.
-    """
-    from scipy.special import ndtri
-
-    z, y = float(ndtri((1 + confidence) / 2)), float(ndtri(power))
-    return math.ceil((z + y) ** 2 * (deviation / margin) ** 2 + z * z / 2)
-
-
-def _student(degrees: int, confidence: float) -> float:
+def student_quantile(degrees: float, confidence: float) -> float:
+    """How many standard errors to each side hold `confidence` of Student's t; the degrees need not be whole."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + confidence) / 2))

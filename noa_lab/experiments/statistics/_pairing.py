@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import BadInput, UnknownName
+from noa_lab.experiments.statistics._clusters import Units, units_of
 from noa_lab.experiments.statistics._intervals import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.float64]
 
-__all__ = ["LATENCY_COLUMNS", "Pairs", "arm_values", "kind_of", "pair", "score_names", "score_range", "select"]
-
-LATENCY_COLUMNS = ("queue_ms", "ttft_ms", "prefill_ms", "decode_ms", "total_ms")
-"""Times of a run in which several cells share the machine: shares of it, never compared between arms."""
-
-_SETTING = ["input_id", "model", "sampling"]
+__all__ = ["ArmValues", "Pairs", "arm_values", "kind_of", "pair", "score_range"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,160 +25,133 @@ class Pairs:
     """What two arms scored on the same inputs.
 
     Attributes:
-        first: Mean score of the first arm for each unit.
+        first: Mean score of the first arm for each input.
         second: The same for the second arm.
-        unit: "inputs", or "clusters" where inputs come in groups and were averaged within them.
-        inputs: Inputs with a pair.
-        missing: Inputs of the run (or of the chosen part of it) without one.
-        kind: What the numbers are.
-        low: The smallest that a score can be.
-        high: The largest that a score can be.
+        units: Their differences as independent numbers: one for each input, or for each cluster.
+        missing: Inputs of the run (or of the chosen part of it) without a pair.
         missing_first: Inputs on which the first arm has no score at all.
         missing_second: The same for the second arm.
-        models: Models that the pairs are averaged over.
-        samplings: Samplings that they are averaged over.
+        kind: What the differences are.
+        low: The smallest that a score can be.
+        high: The largest that a score can be.
         range_known: Whether the range is that of the scorer, or 0 to 1; False where it is only what was seen.
         flat: Whether no arm's scores differ among themselves.
+        models: Models that the pairs are averaged over.
+        samplings: Samplings that they are averaged over.
     """
 
     first: Numbers
     second: Numbers
-    unit: str
-    inputs: int
-    missing: int
-    kind: Kind
-    low: float
-    high: float
+    units: Units
+    missing: int = 0
     missing_first: int = 0
     missing_second: int = 0
-    models: int = 1
-    samplings: int = 1
+    kind: Kind = "graded"
+    low: float = 0.0
+    high: float = 1.0
     range_known: bool = True
     flat: bool = False
+    models: int = 1
+    samplings: int = 1
+
+    @property
+    def inputs(self) -> int:
+        """Inputs with a pair."""
+        return len(self.first)
+
+    @property
+    def reach(self) -> float:
+        """The largest difference that there can be."""
+        return self.high - self.low
 
 
-def score_names(cells: pd.DataFrame) -> list[str]:
-    """The scorers that the cells have a column for."""
-    return [str(column).removeprefix("score.") for column in cells.columns if str(column).startswith("score.")]
+def pair(
+    frame: pd.DataFrame, first: str, second: str, *, inputs: int, bounds: tuple[float, float] | None = None
+) -> Pairs:
+    """Pair two arms by input.
 
-
-def select(cells: pd.DataFrame, where: Mapping[str, Any] | None) -> pd.DataFrame:
-    """The cells whose columns have the wanted values.
-
-    Args:
-        cells: Cells with the columns of `Run.cells()`.
-        where: Column -> value, or a list of allowed values; an input's variable may be named without its `input.`.
-
-    Raises:
-        UnknownName: For a column that there is not.
-        BadInput: When nothing is left.
-    """
-    if not where:
-        return cells
-    columns = [str(column) for column in cells.columns]
-    for name, wanted in where.items():
-        column = name if name in columns else f"input.{name}"
-        if column not in columns:
-            raise UnknownName.among("column", name, columns, where="where")
-        allowed = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
-        found = cells[column]
-        cells = cells[found.isin(allowed)]
-        if cells.empty:
-            known = ", ".join(repr(value) for value in list(dict.fromkeys(found.astype(str)))[:8])
-            raise BadInput(
-                f"No cell has {name} = {wanted!r}.",
-                fix=f"Choose among: {known or 'nothing, the cells are already used up by the other conditions'}.",
-                field=f"where.{name}",
-                value=wanted,
-            )
-    return cells
-
-
-def _scored(cells: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The done cells that have the score, a finite number, as `value`, with what they are averaged and paired by."""
-    import pandas as pd
-
-    done = cells[cells["status"].astype(str) == "done"]
-    frame = pd.DataFrame({"prompt": done["prompt"].astype(str), "input_id": done["input_id"].astype(str)})
-    for column in ("model", "sampling"):
-        frame[column] = done[column].astype(str) if column in done else ""
-    frame["value"] = pd.to_numeric(done[f"score.{score}"].map(_number), errors="coerce").astype(float)
-    frame["cluster"] = done.get("input.cluster")
-    return frame[frame["value"].abs() < math.inf]
-
-
-def _number(value: object) -> float | None:
-    return None if value is None else float(value)  # type: ignore[arg-type]  # a bool, a number, or pandas' NA
-
-
-def pair(cells: pd.DataFrame, first: str, second: str, score: str, bounds: tuple[float, float] | None = None) -> Pairs:
-    """Pair two prompts by input.
-
-    Repeats are averaged within input, model and sampling; only the models and samplings that both arms have answers for count,
-    averaged within the input; inputs of one cluster are averaged too, so that a cluster counts once.
+    Repeats are averaged within input and setting; only the settings that both arms have answers for count, averaged within the input.
 
     Args:
-        cells: Cells with the columns of `Run.cells()`.
-        first: One prompt's name.
-        second: The other's.
-        score: A scorer's name.
+        frame: What `scored` made of the cells.
+        first: One arm.
+        second: The other.
+        inputs: Inputs that there should be pairs for.
         bounds: The smallest and the largest score that the scorer can give, where that is known.
     """
-    frame = _scored(cells[cells["prompt"].astype(str).isin([first, second])], score)
+    frame = frame[frame["arm"].isin([first, second])]
     low, high, known = score_range(frame["value"].to_numpy(), bounds)
-    means = frame.groupby([*_SETTING, "prompt"], sort=False)["value"].mean().unstack("prompt")
-    both = means.reindex(columns=[first, second]).dropna()
+    cells = frame.groupby(["input_id", "setting", "model", "sampling", "arm"], sort=False)["value"].mean()
+    both = cells.unstack("arm").reindex(columns=[first, second]).dropna()
     by_input = both.groupby(level="input_id", sort=False).mean()
-    total = cells["input_id"].astype(str).nunique()
-    clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
-    units = _by_cluster(by_input, clusters)
-    scored = frame.groupby("prompt")["input_id"].nunique()
+    numbers = by_input.to_numpy(dtype=float)
+    keys, clusters = _keys(by_input), _clusters(frame, by_input)
+    answered = frame.groupby("arm")["input_id"].nunique()
+    raw = frame["value"].to_numpy()
     return Pairs(
-        first=units[first].to_numpy(dtype=float),
-        second=units[second].to_numpy(dtype=float),
-        unit="inputs" if clusters.empty else "clusters",
-        inputs=len(by_input),
-        missing=total - len(by_input),
-        kind=kind_of(frame["value"].to_numpy(), units.to_numpy(dtype=float), (low, high)),
+        first=numbers[:, 0],
+        second=numbers[:, 1],
+        units=units_of(numbers[:, 0] - numbers[:, 1], keys, clusters),
+        missing=inputs - len(numbers),
+        missing_first=inputs - int(answered.get(first, 0)),
+        missing_second=inputs - int(answered.get(second, 0)),
+        kind=kind_of(raw, numbers, (low, high)) if clusters is None else "graded",
         low=low,
         high=high,
-        missing_first=total - int(scored.get(first, 0)),
-        missing_second=total - int(scored.get(second, 0)),
+        range_known=known,
+        flat=bool((frame.groupby("arm")["value"].nunique() <= 1).all()),
         models=both.index.get_level_values("model").nunique(),
         samplings=both.index.get_level_values("sampling").nunique(),
-        range_known=known,
-        flat=bool((frame.groupby("prompt")["value"].nunique() <= 1).all()),
     )
 
 
-def _by_cluster(by_input: pd.DataFrame, clusters: pd.Series[Any]) -> pd.DataFrame:
-    """Means of the clusters; an input without one is a cluster of its own."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class ArmValues:
+    """What one arm scored.
 
-    if clusters.empty:
-        return by_input
-    known = clusters.astype(str).to_dict()
-    # The prefix keeps an input's id apart from a cluster of the same name.
-    names = [f"cluster {known[each]}" if each in known else f"input {each}" for each in map(str, by_input.index)]
-    return by_input.groupby(np.array(names, dtype=object), sort=False).mean()
+    Attributes:
+        units: Its mean scores as independent numbers: one for each input, or for each cluster.
+        inputs: Inputs with a score.
+        kind: What the numbers are.
+        low: The smallest that a score can be.
+        high: The largest.
+    """
+
+    units: Units
+    inputs: int
+    kind: Kind
+    low: float
+    high: float
 
 
-def arm_values(
-    cells: pd.DataFrame, score: str, bounds: tuple[float, float] | None = None
-) -> tuple[Numbers, Kind, float, float]:
-    """One arm's mean score for each input (or cluster), what the numbers are, and the range that scores have.
+def arm_values(frame: pd.DataFrame, bounds: tuple[float, float] | None = None) -> ArmValues:
+    """One arm's mean score for each input, repeats and settings averaged.
 
     Args:
-        cells: The cells of one arm.
-        score: A scorer's name.
+        frame: What `scored` made of the arm's cells.
         bounds: The smallest and the largest score that the scorer can give, where that is known.
     """
-    frame = _scored(cells, score)
-    low, high, _ = score_range(frame["value"].to_numpy(), bounds)
-    by_input = frame.groupby(_SETTING, sort=False)["value"].mean().groupby(level="input_id", sort=False).mean()
-    clusters = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
-    numbers = _by_cluster(by_input.to_frame(), clusters)["value"].to_numpy(dtype=float)
-    return numbers, kind_of(frame["value"].to_numpy(), numbers, (low, high)), low, high
+    raw = frame["value"].to_numpy()
+    low, high, _ = score_range(raw, bounds)
+    cells = frame.groupby(["input_id", "setting"], sort=False)["value"].mean()
+    by_input = cells.groupby(level="input_id", sort=False).mean().to_frame()
+    numbers = by_input["value"].to_numpy(dtype=float)
+    clusters = _clusters(frame, by_input)
+    kind = kind_of(raw, numbers, (low, high)) if clusters is None else "graded"
+    return ArmValues(units_of(numbers, _keys(by_input), clusters), len(numbers), kind, low, high)
+
+
+def _keys(by_input: pd.DataFrame) -> list[str]:
+    return [str(key) for key in by_input.index]
+
+
+def _clusters(frame: pd.DataFrame, by_input: pd.DataFrame) -> Sequence[str | None] | None:
+    """Each input's cluster; None where no input has one."""
+    found: pd.Series[Any] = frame.dropna(subset=["cluster"]).groupby("input_id", sort=False)["cluster"].first()
+    if found.empty:
+        return None
+    known = {str(key): str(value) for key, value in found.items()}
+    return [known.get(key) for key in _keys(by_input)]
 
 
 def kind_of(raw: Numbers, averaged: Numbers, bounds: tuple[float, float]) -> Kind:
