@@ -111,19 +111,17 @@ def _follow(run: Run, file: Path) -> None:
 
 def _show(run: Run, margin: float, html: Path | None, *, as_json: bool) -> None:
     """Print a run, and write its report if asked to."""
-    first, *others = run.prompts
-    verdicts = [run.verdict(arm, over=first, on=scorer, margin=margin) for scorer in run.scorers for arm in others]
+    verdicts = run.verdicts(margin=margin)
     report = run.report(html, margin=margin).resolve() if html is not None else None
     if as_json:
-        found = [verdict.as_dict() for verdict in verdicts]
-        print_json({**run.as_dict(), "verdicts": found, "report": str(report) if report else None})
+        print_json({**run.as_dict(), "verdicts": verdicts.as_dicts(), "report": str(report) if report else None})
         return
     _print_answers(run)
     _print_means(run)
     for verdict in verdicts:
         say(f"Verdict: {verdict.sentence}")
-    if len(verdicts) > 1:
-        say("Each verdict stands alone: with several of them, one in twenty can be wrong by chance.")
+    if any(verdict.comparisons > 1 for verdict in verdicts):
+        say("The intervals of a scorer hold all at once: they are wider than that of a single comparison.")
     say(f"Run: {run.run_id}")
     if report is not None:
         say(f"Report: {report}")

@@ -112,17 +112,11 @@ def run_blocks(facts: RunFacts) -> list[Block | None]:
 
 
 def _verdicts(run: Run) -> list[tuple[Kind, str]]:
-    first, *others = run.prompts
-    found: list[tuple[Kind, str]] = []
-    for scorer in run.scorers:
-        for arm in others:
-            try:
-                verdict = run.verdict(arm, over=first, on=scorer)
-            except NoaLabError as error:
-                found.append(("info", f"{arm} over {first} on {scorer}: {error.message} {error.fix}"))
-            else:
-                found.append((_VERDICT_KINDS.get(verdict.outcome, "info"), verdict.sentence))
-    return found[:_MOST_VERDICTS]
+    try:
+        verdicts = run.verdicts()
+    except NoaLabError as error:
+        return [("info", f"{error.message} {error.fix}")]
+    return [(_VERDICT_KINDS.get(each.outcome, "info"), each.sentence) for each in verdicts[:_MOST_VERDICTS]]
 
 
 def _means(run: Run, cells: pd.DataFrame) -> Block:

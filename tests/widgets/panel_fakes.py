@@ -248,10 +248,15 @@ class FakeRun:
     def cancel(self):
         self.status = "cancelled"
 
-    def verdict(self, arm, over, on, margin=0.05):
-        return SimpleNamespace(
-            outcome="better", sentence=f"{arm} is better than {over} on {on}: +0.25 [0.10, 0.40], 24 inputs."
-        )
+    def verdicts(self, margin=0.05):
+        over, *arms = self.prompts
+        return [
+            SimpleNamespace(
+                outcome="better", sentence=f"{arm} is better than {over} on {on}: +0.25 [0.10, 0.40], 24 inputs."
+            )
+            for on in self.scorers
+            for arm in arms
+        ]
 
     def report(self, path):
         Path(path).write_text("<html>")

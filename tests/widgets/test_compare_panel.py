@@ -292,7 +292,7 @@ def test_the_fake_run_has_the_names_of_the_real_one(lab):
     from noa_lab.experiments import Run
 
     run = lab.compare(noa_lab.Grid({"a": "x"}, [{"text": "y"}]))
-    for name in ("cells", "progress", "pause", "resume", "cancel", "report", "verdict"):
+    for name in ("cells", "progress", "pause", "resume", "cancel", "report", "verdicts"):
         assert callable(getattr(Run, name))
         assert callable(getattr(run, name))
     for name in ("prompts", "scorers", "grid", "status"):

@@ -190,10 +190,10 @@ def _verdicts(cells: pd.DataFrame, facts: RunFacts) -> str:
             f"{difference_chart(each, f'difference-{index}') if each.n_inputs else ''}"
             f'<p class="quiet">{esc(each.method)}; exact sign test p = {each.p_value:.3g}.</p></li>'
         )
+    most = max(each.comparisons for each in found)
     several = (
-        f" Each of the {len(found)} verdicts stands for itself: where nothing differs at all, each still has a chance of up to about "
-        "5 % to say better or worse."
-        if len(found) > 1
+        f" With {most} prompts over one baseline the intervals are wider, so that all of a scorer hold at once."
+        if most > 1
         else ""
     )
     note = (
