@@ -24,7 +24,7 @@ _RENAMED = {
 """llama.cpp's programs before June 2024, and their successors."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Runtime:
     """A folder with llama.cpp's programs and libraries that has passed the smoke test here.
 
@@ -74,6 +74,12 @@ class Runtime:
     stamps: dict[str, str] = field(default_factory=dict)
     marks: tuple[str, ...] = field(default=(), compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __repr__(self) -> str:
+        """What it is, in a line; `as_dict` has all of it."""
+        marks = f"; {', '.join(self.marks)}" if self.marks else ""
+        what = f"llama.cpp {self.tag or f'build {self.build_number}'}, {self.backend}, from {self.source}, {self.threads} threads"
+        return f"<Runtime {self.id}: {what}{marks}>"
 
     def tool(self, name: str) -> Path:
         """Path of one of its programs, for example "llama-quantize".
