@@ -3,6 +3,11 @@
 The model that a runtime is verified with comes in as an argument: nothing here knows the catalogue.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from noa_lab.runtime._advisories import Advice, advice_for, is_loopback, refuse_known_bad
 from noa_lab.runtime._backends import Choice, Gpu, choose_backend
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
@@ -14,11 +19,16 @@ from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
 from noa_lab.runtime._process import PATIENT_THREADS
-from noa_lab.runtime._pypi import download_distribution
 from noa_lab.runtime._runtime import Runtime
-from noa_lab.runtime._smoke import SmokeResult, smoke_test
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
 from noa_lab.runtime._wish import OPTIONS_OF, WAYS
+
+if TYPE_CHECKING:
+    from noa_lab.runtime._pypi import download_distribution
+    from noa_lab.runtime._smoke import SmokeResult, smoke_test
+
+_LATER = {"SmokeResult": "_smoke", "download_distribution": "_pypi", "smoke_test": "_smoke"}
+"""What only an installation needs, and where it is; loaded when it is first used."""
 
 __all__ = [
     "DEFAULTS",
@@ -56,3 +66,9 @@ __all__ = [
     "smoke_test",
     "spelled_out",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(f"noa_lab.runtime.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'noa_lab.runtime' has no attribute {name!r}")

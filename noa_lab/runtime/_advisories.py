@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from noa_lab.errors import BadInput, SetupError
@@ -16,6 +15,7 @@ __all__ = ["Advice", "advice_for", "is_loopback", "refuse_known_bad"]
 Action = Literal["allow", "warn", "refuse"]
 
 _LOOPBACK = "127.0.0.1"
+_TABLE = Path(__file__).with_name("advisories.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,7 @@ class _Advisory:
 def _table() -> tuple[tuple[_Advisory, ...], tuple[tuple[str, str], ...]]:
     import yaml
 
-    text = resources.files("noa_lab.runtime").joinpath("advisories.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
     advisories = tuple(
         _Advisory(
             id=each["id"],
@@ -87,6 +86,8 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a host's address: loopback, or a Unix socket."""
     if host == "localhost" or host.endswith(".sock"):
         return True
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

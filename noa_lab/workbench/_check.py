@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from typing import Any, Literal
 
 from noa_lab import models, runtime
@@ -69,6 +67,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         """A table; every text is escaped."""
+        import html
+
         rows = "".join(
             f"<tr><td>{html.escape(f.state)}</td><td>{html.escape(f.name)}</td>"
             f'<td style="text-align:left">{html.escape(f.value)}{"<br>→ " + html.escape(f.fix) if f.fix else ""}</td></tr>'
@@ -175,6 +175,8 @@ def _advisories(current: runtime.Runtime) -> Iterator[Finding]:
 
 
 def _bindings() -> Finding:
+    from importlib import metadata
+
     try:
         version = metadata.version("llama-cpp-python")
     except metadata.PackageNotFoundError:
@@ -197,6 +199,8 @@ def _model(home: Home, name: str) -> Finding:
 
 
 def _versions() -> Iterator[Finding]:
+    from importlib import metadata
+
     for name in DISTRIBUTIONS:
         try:
             yield Finding(name, "ok", metadata.version(name))
