@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import click
 
 from noa_lab._version import __version__
-from noa_lab.cli import _compare, _config, _digest, _generate, _models, _server, _setup
 from noa_lab.cli._terminal import print_error
 from noa_lab.errors import NoaLabError
 
@@ -17,9 +17,35 @@ __all__ = ["cli", "main"]
 
 INTERRUPTED = 130
 
+MODULES = {
+    "_setup": ("check", "install", "rollback", "runtimes", "lab"),
+    "_models": ("models",),
+    "_server": ("serve", "status", "stop", "logs", "test-server"),
+    "_config": ("config",),
+    "_generate": ("generate", "chat"),
+    "_compare": ("compare", "runs"),
+    "_digest": ("digest",),
+}
+"""The modules that have the commands (their COMMANDS), and which of them each is known to have: no other one is loaded for those."""
 
-class ErrorsAsExitCodes(click.Group):
-    """A group that turns noa_lab's errors into a message, a fix and an exit code."""
+
+class Commands(click.Group):
+    """The commands, loaded when they are asked for; noa_lab's errors become a message, a fix and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        del ctx
+        return sorted(command.name or "" for module in MODULES for command in _load(module))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name; None where there is none."""
+        del ctx
+        known = [module for module, names in MODULES.items() if cmd_name in names]
+        for module in known or MODULES:
+            for command in _load(module):
+                if command.name == cmd_name:
+                    return command
+        return None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -36,15 +62,15 @@ class ErrorsAsExitCodes(click.Group):
             ctx.exit(0)
 
 
-@click.group(cls=ErrorsAsExitCodes, context_settings={"help_option_names": ["-h", "--help"]})
+def _load(module: str) -> tuple[click.Command, ...]:
+    found: tuple[click.Command, ...] = importlib.import_module(f"noa_lab.cli.{module}").COMMANDS
+    return found
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="noa-lab")
 def cli() -> None:
     """A workbench for local language models on llama.cpp: install, serve, compare prompts."""
-
-
-for module in (_setup, _models, _server, _config, _generate, _compare, _digest):
-    for command in module.COMMANDS:
-        cli.add_command(command)
 
 
 def main() -> None:

@@ -9,9 +9,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from noa_lab.errors import NoaLabError
 from noa_lab.events import Progress
 
@@ -99,6 +96,8 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output; texts are printed as they are, without markup."""
+    from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     def plain(value: object) -> Text:

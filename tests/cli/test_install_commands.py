@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,3 +112,31 @@ def test_check_shows_known_faults_and_the_backend(own_home: Home, monkeypatch: p
     findings = {finding.name: finding for finding in _check.check(own_home, "smollm2-135m").findings}
     assert findings["Backend"].state == "ok"
     assert "CVE-2026-107183" not in findings
+
+
+def test_commands_are_where_the_group_looks_for_them_and_others_are_found_too() -> None:
+    from noa_lab.cli import _app
+
+    for module, names in _app.MODULES.items():
+        assert set(names) <= {command.name for command in _app._load(module)}, f"MODULES in cli/_app.py, {module}"
+    listed = cli.list_commands(None)
+    assert len(listed) == len(set(listed)) >= 17
+    for name in listed:
+        assert cli.get_command(None, name).name == name
+    assert cli.get_command(None, "no-such") is None
+    code, printed = run("chek")
+    assert code == 2
+    assert "No such command 'chek'" in printed
+
+
+def test_a_command_loads_no_more_than_its_own_module() -> None:
+    code = (
+        "import sys; from noa_lab.cli._app import cli; cli(['--version'], standalone_mode=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"noa_lab.workbench", "noa_lab.models", "pydantic", "rich", "pandas", "yaml", "httpx"} & set(loaded)
+    code = "import sys, noa_lab as lab; lab.plan_install(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pandas", "huggingface_hub", "httpx", "ipywidgets", "noa_lab.experiments", "noa_lab.inference"} & set(
+        loaded
+    )
