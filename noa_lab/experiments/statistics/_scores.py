@@ -84,7 +84,8 @@ def scored(cells: pd.DataFrame, column: str, by: Axis = "prompt") -> pd.DataFram
         by: What the arms differ in.
 
     Returns:
-        A table with `arm`, `input_id`, `setting` (the other two axes, as one text), `model`, `sampling`, `cluster` and `value`.
+        A table with `arm`, `input_id`, `setting` (the other two axes, as one text), `model` and `sampling` (empty for the arms
+        themselves), `cluster` and `value`.
 
     Raises:
         UnknownName: When there is no such column.
@@ -99,7 +100,8 @@ def scored(cells: pd.DataFrame, column: str, by: Axis = "prompt") -> pd.DataFram
     others = [axes[axis] for axis in AXES if axis != by]
     frame = pd.DataFrame({"arm": axes[by], "input_id": done["input_id"].astype(str)})
     frame["setting"] = others[0].str.cat(others[1], sep="\0")
-    frame["model"], frame["sampling"] = axes["model"], axes["sampling"]
+    for axis in ("model", "sampling"):
+        frame[axis] = "" if axis == by else axes[axis]  # what the arms differ in is averaged over nowhere
     frame["cluster"] = done.get("input.cluster")
     frame["value"] = pd.to_numeric(done[column].map(_number), errors="coerce").astype(float)
     return frame[frame["value"].abs() < math.inf]
