@@ -20,7 +20,7 @@ from noa_lab._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from noa_lab.agents import DigestAgent, RepositoryDigest, parse_digest
-    from noa_lab.experiments import Grid, Run, load_comparison, score
+    from noa_lab.experiments import Grid, Run, load_comparison, plan_inputs, score, verdict, verdicts
     from noa_lab.experiments import Prompt as Prompt
     from noa_lab.inference import (
         AsyncLlamaClient,
@@ -44,7 +44,7 @@ _VERBS = (
 )
 _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
-    "experiments": ("Grid", "Prompt", "Run", "load_comparison", "score"),
+    "experiments": ("Grid", "Prompt", "Run", "load_comparison", "plan_inputs", "score", "verdict", "verdicts"),
     "inference": (
         *("AsyncLlamaClient", "ChatMessage", "Completion", "CompletionRequest", "CompletionResponse", "EmbeddedEngine"),
         *("InferenceConfig", "InferenceEngine", "LlamaClient", "LlamaInferenceEngine", "MessageRole"),
@@ -83,6 +83,7 @@ __all__ = [
     "models",
     "open_run",
     "parse_digest",
+    "plan_inputs",
     "plan_install",
     "rollback",
     "runs",
@@ -91,6 +92,8 @@ __all__ = [
     "serve",
     "servers",
     "stop",
+    "verdict",
+    "verdicts",
 ]
 
 

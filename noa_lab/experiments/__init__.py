@@ -18,7 +18,16 @@ from noa_lab.experiments.grid._templates import Template
 from noa_lab.experiments.report import RunFacts, summary_table, write_csv, write_markdown, write_report
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
-from noa_lab.experiments.statistics import DEFAULT_MARGIN, Verdict, verdict
+from noa_lab.experiments.statistics import (
+    DEFAULT_MARGIN,
+    InputPlan,
+    Verdict,
+    Verdicts,
+    plan_from,
+    plan_inputs,
+    verdict,
+    verdicts,
+)
 from noa_lab.experiments.store._store import Store
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "Grid",
     "IdentityFor",
     "Input",
+    "InputPlan",
     "Prompt",
     "Run",
     "RunFacts",
@@ -38,15 +48,19 @@ __all__ = [
     "Store",
     "Template",
     "Verdict",
+    "Verdicts",
     "list_runs",
     "load_comparison",
     "load_inputs",
     "open_run",
+    "plan_from",
+    "plan_inputs",
     "score",
     "scorer_from_spec",
     "start",
     "summary_table",
     "verdict",
+    "verdicts",
     "write_csv",
     "write_markdown",
     "write_report",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from noa_lab.experiments.grid._grid import Grid
-    from noa_lab.experiments.statistics import Verdict, Verdicts
+    from noa_lab.experiments.statistics import InputPlan, Verdict, Verdicts
     from noa_lab.experiments.statistics._scores import Axis
 
 __all__ = ["RunFindings"]
@@ -128,6 +128,33 @@ class RunFindings(ABC):
             confidence=confidence,
             facts=score_facts(self.scorer_specs),
         )
+
+    def plan_inputs(
+        self,
+        arm: str,
+        over: str,
+        on: str,
+        margin: float | None = None,
+        where: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> InputPlan:
+        """How many inputs the next run needs, from what this one has shown of how much scores differ.
+
+        Args:
+            arm: A prompt.
+            over: The baseline.
+            on: A scorer.
+            margin: The smallest difference that matters.
+            where: Use only the cells with these values; needed where there are several models or samplings.
+            options: Others of `plan_inputs`: `power`, `repeats`, `prompts`, `inputs`, `confidence`.
+
+        Raises:
+            BadInput: As `plan_inputs`, or with several models or samplings.
+            NotEnoughData: When there are fewer than 10 pairs, or their scores do not differ at all.
+        """
+        from noa_lab.experiments.statistics import plan_from
+
+        return plan_from(self.cells(), arm, over=over, on=on, margin=margin, where=where, **options)
 
     def report(self, path: str | os.PathLike[str], margin: float = DEFAULT_MARGIN) -> Path:
         """Write the run as one HTML file that opens anywhere.
