@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from noa_lab.workbench import Lab
 
 _VERBS = (
-    *("check", "compare", "install", "open_run", "plan_install", "rollback", "runs", "runtimes"),
-    *("serve", "servers", "stop"),
+    *("check", "compare", "install", "open_run", "plan_install", "rollback", "route", "runs", "runtimes"),
+    *("serve", "server_config", "servers", "stop"),
 )
 _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
@@ -86,10 +86,12 @@ __all__ = [
     "plan_inputs",
     "plan_install",
     "rollback",
+    "route",
     "runs",
     "runtimes",
     "score",
     "serve",
+    "server_config",
     "servers",
     "stop",
     "verdict",

@@ -25,7 +25,8 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     ├── ServerError
     │   ├── ServerExited              llama-server ended by itself
     │   ├── ServerNotReady (TimeoutError)
-    │   └── ServerMissing             no such server is up
+    │   ├── ServerMissing             no such server is up
+    │   └── PortTaken                 another program listens on the port
     ├── InferenceError
     │   ├── Unreachable (ConnectionError)
     │   ├── RequestRefused            the server answered with an error
@@ -67,6 +68,7 @@ __all__ = [
     "ModelFileBroken",
     "NoaLabError",
     "NotEnoughData",
+    "PortTaken",
     "ReplyInvalid",
     "RequestRefused",
     "RunBusy",
@@ -228,6 +230,10 @@ class ServerNotReady(ServerError, TimeoutError):
 
 class ServerMissing(ServerError):
     """No such server is up. `fields`: name."""
+
+
+class PortTaken(ServerError):
+    """Another program listens on the port. `fields`: host, port, pid, program (None where the system does not tell)."""
 
 
 class InferenceError(NoaLabError):

@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from noa_lab.server._settings import ServerSettings
     from noa_lab.server._status import ServerStatus, find, read_log, servers
     from noa_lab.server._stop import stop, stop_all
+    from noa_lab.server.router._router import Router
+    from noa_lab.server.router._start import plan_router, start_router
 
 __all__ = [
     "ApiKey",
     "CheckResult",
+    "Router",
     "Server",
     "ServerRecord",
     "ServerSettings",
     "ServerStatus",
     "attach",
     "find",
+    "plan_router",
     "read_log",
     "serve",
     "servers",
+    "start_router",
     "stop",
     "stop_all",
     "test_server",
@@ -38,15 +43,18 @@ __all__ = [
 _HOMES = {
     "ApiKey": "_server",
     "CheckResult": "_checks",
+    "Router": "router._router",
     "Server": "_server",
     "ServerRecord": "_record",
     "ServerSettings": "_settings",
     "ServerStatus": "_status",
     "attach": "_serve",
     "find": "_status",
+    "plan_router": "router._start",
     "read_log": "_status",
     "serve": "_serve",
     "servers": "_status",
+    "start_router": "router._start",
     "stop": "_stop",
     "stop_all": "_stop",
     "test_server": "_checks",

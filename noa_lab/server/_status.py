@@ -178,6 +178,10 @@ def _memory(record: ServerRecord) -> int:
 
 
 def _measure(record: ServerRecord) -> dict[str, Any]:
+    if record.kind == "router":
+        from noa_lab.server.router._status import measure
+
+        return measure(record)
     facts: dict[str, Any] = {
         "slots_busy": 0,
         "slots_total": int(record.settings.get("slots", 0)),

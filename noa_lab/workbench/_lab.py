@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from noa_lab.experiments import Grid, Run, RunSummary, Scorer, Store
     from noa_lab.inference import InferenceEngine
     from noa_lab.models import ModelFile
-    from noa_lab.server import Server, ServerStatus
+    from noa_lab.server import Router, Server, ServerStatus
     from noa_lab.server.config import ServerConfig
 
 __all__ = ["Lab", "default_lab"]
@@ -171,6 +171,44 @@ class Lab:
         current = runtime.current(self.home)
         model = get_model(config, name, self.models, report=report, cancel=cancel)
         return server.serve(current, model, chosen, home=self.home, keep=keep, report=report, cancel=cancel)
+
+    def route(
+        self,
+        models: Sequence[str] | str = (),
+        *,
+        config: str | Path | None = None,
+        port: int | None = None,
+        keep: bool = False,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> Router:
+        """One OpenAI-compatible address for several models: joins a router that is up with the same configuration, else starts one.
+
+        Each model's llama-server starts on the first request for it; idle ones end when memory is needed. The router, and the servers
+        with it, ends when the last process that holds it has ended, unless `keep` is set.
+
+        Args:
+            models: Which to serve: names of server.yaml or of the catalogue, references or paths; none: all of server.yaml. Those that
+                are not here yet are fetched first.
+            config: The server.yaml; None for the nearest one.
+            port: Stands above server.yaml's `server.port`; 0: one that the system chooses.
+            keep: Whether it stays after its last holder.
+            report: Told about the progress.
+            cancel: Gives up the start when cancelled.
+
+        Raises:
+            ConfigInvalid: When server.yaml is wrong.
+            UnknownModel: When a name means nothing.
+            RuntimeMissing: When llama.cpp is not installed.
+            PortTaken: When another program listens on the port; says which.
+        """
+        from noa_lab.workbench._route import route
+
+        names = (models,) if isinstance(models, str) else models
+        chosen = self.server_config(config)
+        return route(
+            chosen, names, home=self.home, models=self.models, port=port, keep=keep, report=report, cancel=cancel
+        )
 
     def servers(self) -> list[ServerStatus]:
         """The servers of this home that are up, starting or crashed."""

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from noa_lab.config import parse_yaml
-from noa_lab.errors import BadInput, ConfigInvalid, UnknownModel
+from noa_lab.errors import BadInput, ConfigInvalid
 from noa_lab.inference import InferenceConfig
 from noa_lab.models import Models
 from noa_lab.paths import Home
 from noa_lab.server import ServerSettings
 from noa_lab.server.config import (
+    ModelSection,
     ServerConfig,
     find_model,
     load_server_config,
@@ -167,11 +168,11 @@ def test_the_first_model_answers_where_none_is_the_default(write):
 
 
 def test_some_models_of_the_file(write):
-    config = load(write("server: {threads: 2}\nmodels: [{name: a, slots: 7}, {name: b}]")).only(("c", "a"))
-    assert [one.name for one in config.models] == ["c", "a"]
-    assert config.settings("a").slots == 7
-    with pytest.raises(UnknownModel):
-        config.only(("no name",))
+    config = load(write("server: {threads: 2}\nmodels: [{name: a, slots: 7}, {name: b, default: true}]"))
+    some = config.with_models((ModelSection.named("owner/c:Q4"), config.models[0]))
+    assert [one.name for one in some.models] == ["owner-c-Q4", "a"]
+    assert (some.settings("a").slots, some.settings("owner-c-Q4").threads) == (7, 2)
+    assert some.default.name == "owner-c-Q4"
 
 
 # --- what is refused

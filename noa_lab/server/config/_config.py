@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.config import YamlDocument
-from noa_lab.errors import BadInput, UnknownModel
+from noa_lab.errors import BadInput
 from noa_lab.inference import InferenceConfig
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server.config._sections import (
@@ -110,20 +110,9 @@ class ServerConfig:
             )
             raise self.document.invalid(error.message, fix=error.fix, at=at, value=error.fields.get("value")) from None
 
-    def only(self, names: tuple[str, ...]) -> ServerConfig:
-        """This configuration with these models alone, in this order; those that it does not list are added as they are.
-
-        Raises:
-            UnknownModel: When a name cannot be one.
-        """
-        entries = []
-        for name in names:
-            try:
-                entries.append(self.entry(name) or ModelSection(name=name))
-            except BadInput as error:
-                raise UnknownModel(error.message, fix=error.fix, name=name) from None
-        sections = self.sections.model_copy(update={"models": tuple(entries)})
-        return ServerConfig(self.file, self.document, sections)
+    def with_models(self, entries: tuple[ModelSection, ...]) -> ServerConfig:
+        """This configuration with these models instead of the file's."""
+        return ServerConfig(self.file, self.document, self.sections.model_copy(update={"models": entries}))
 
 
 def _given(section: ServerSettings) -> dict[str, Any]:

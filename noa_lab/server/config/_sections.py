@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from noa_lab.config import StrictModel
 from noa_lab.errors import BadInput
 from noa_lab.inference import InferenceConfig
+from noa_lab.server._command import server_name
 from noa_lab.server._settings import ServerSettings
 
 __all__ = ["ADDRESS_FIELDS", "LoggingSection", "ModelSection", "RouterSection", "ServerFile", "ServerSection"]
@@ -56,6 +57,11 @@ class ModelSection(ServerSettings):
     """Whether it stays once it is loaded, whoever else needs memory."""
     tags: tuple[str, ...] | None = None
     """Tasks that requests may ask for instead of a name; None: the catalogue's for this name."""
+
+    @classmethod
+    def named(cls, name: str) -> ModelSection:
+        """The entry of a model that the file does not list; what a name may not hold becomes a dash."""
+        return cls(name=server_name(name))
 
     @field_validator("name")
     @classmethod

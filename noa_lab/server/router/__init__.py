@@ -22,9 +22,9 @@ the prompt.
 Of the router itself:
 
     GET  /health, /v1/health     {"status": "ok"}
-    GET  /v1/models, /models     {"object": "list", "data": [{"id", "object": "model", "owned_by": "noa_lab", "created", "tags", "default",
-                                 "pinned", "status": {"value"}, "in_flight", "waiting", "memory_bytes"}]}; status is "unloaded", "loading",
-                                 "loaded", "unloading" or "failed" (then with "reason")
+    GET  /v1/models, /models     {"object": "list", "data": [{"id", "object": "model", "owned_by": "noa_lab", "created", "tags",
+                                 "default", "pinned", "status": {"value"}, "in_flight", "waiting", "slots", "memory_bytes"}]};
+                                 status is "unloaded", "loading", "loaded", "unloading" or "failed" (then with "reason")
     POST /models/load            {"model"}: load it now; answers when it is loaded
     POST /models/unload          {"model"}: unload it; refused while it is busy
     GET  /slots, /metrics        without `model`: [], and the router's own counters; with it: the model's, never loading it

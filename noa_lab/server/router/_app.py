@@ -87,6 +87,7 @@ class RouterApp:
             "status": {"value": "failed", "reason": one.failure} if failed else {"value": one.state},
             "in_flight": len(one.running),
             "waiting": len(one.waiting),
+            "slots": planned.settings.slots,
             "memory_bytes": one.bytes if one.state != "unloaded" else 0,
         }
 
