@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from noa_lab.events import CancelToken
 from noa_lab.paths import Home
-from noa_lab.server._identity import is_alive
+from noa_lab.server._identity import is_alive, mark_of
 from noa_lab.server._serve import serve
 from noa_lab.server._status import find
 from noa_lab.server.router._memory import measured_bytes
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "ModelServers"]
 
-_UP = ("ready", "busy")
 _GONE_SECONDS = 10.0
 _OTHERS_SECONDS = 1.0
 """A server that is still ready so long after it was let go of is held by somebody else."""
@@ -102,11 +101,12 @@ class ModelServers:
         return self._addresses[name]
 
     def state(self, name: str) -> str:
-        """How a model's server is: "up", "restarting" (its watcher starts it again) or "gone"."""
-        state = self._held[name].state
-        if state in _UP:
+        """How a model's server is: "up", "gone", or "unsettled": it has died, or is being started again or stopped by its watcher."""
+        server = self._held[name]
+        state = server.state
+        if state == "ready" and mark_of(server.pid) is not None:
             return "up"
-        return "restarting" if state == "starting" else "gone"
+        return "unsettled" if state in ("ready", "starting", "draining") else "gone"
 
     def measure(self, name: str) -> int:
         """Memory that a model's server takes now, in bytes; 0 when it is gone."""

@@ -113,7 +113,7 @@ def test_a_server_that_its_watcher_restarts_is_waited_for(servers):
     async def main() -> None:
         desk = Desk(make_plan(), servers)
         async with desk.place("a") as address:
-            servers.states["a"] = "restarting"
+            servers.states["a"] = "unsettled"
             waiting = asyncio.ensure_future(desk.lost(address))
             await asyncio.sleep(0.1)
             assert not waiting.done()

@@ -1,0 +1,288 @@
+"""A router is held, joined, kept, watched and ended like a server, and takes its models' servers with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+from server_fakes import noa_lab_processes, wait_until
+
+from noa_lab import server
+from noa_lab.errors import PortTaken, ServerError, ServerMissing, UnknownModel
+from noa_lab.server._http import ask, ask_json
+from noa_lab.server._record import read_records
+from noa_lab.server.router._sockets import CannotBind, open_sockets
+from noa_lab.server.router._start import _prove_ours
+
+PROMISE = 2.0
+
+
+@pytest.fixture
+def start(bare_home, fake_plan):
+    """Starts the router of the test's plan, or joins it."""
+
+    def call(plan=None, **options):
+        return server.start_router(plan or fake_plan, home=bare_home, **options)
+
+    return call
+
+
+def complete(router, model: str | None = None) -> str:
+    """The name of the model that answered."""
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port_of(router))
+    body = '{"prompt": "x"}' if model is None else f'{{"prompt": "x", "model": "{model}"}}'
+    headers = {"Authorization": f"Bearer {router.api_key}", "Content-Type": "application/json"}
+    connection.request("POST", "/completion", body, headers)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    name = answer.getheader("X-Noa-Lab-Model")
+    connection.close()
+    assert name is not None
+    return name
+
+
+def port_of(router) -> int:
+    return int(router.base_url.rsplit(":", 1)[1])
+
+
+def routers() -> dict[int, str]:
+    found = {}
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and "-m noa_lab.server.router" in line:
+            found[process.info["pid"]] = line
+    return found
+
+
+def left(home) -> list[str]:
+    """What is there of servers and routers."""
+    records = [f"{record.name} {record.state} {record.reason}" for record in read_records(home)]
+    return records + [line for line in routers().values() if str(home.root) in line]
+
+
+def all_gone(home) -> bool:
+    return not left(home)
+
+
+# --- using it
+
+
+def test_models_start_on_their_first_request_and_end_with_the_router(start, bare_home):
+    with start() as router:
+        assert [one.name for one in server.servers(bare_home)] == ["router"], "nothing is loaded yet"
+        assert complete(router) == "a"
+        assert complete(router, "b") == "b"
+        found = {one.name: one for one in server.servers(bare_home)}
+        assert set(found) == {"router", "a", "b"}
+        assert found["a"].held_by == (f"router (pid {router.pid})",)
+        status = found["router"]
+        assert (status.kind, status.state, status.model, status.slots_total) == ("router", "ready", "a, b", 2)
+        assert status.pid == router.pid
+        assert status.memory_bytes > 10**6
+        assert [one["status"]["value"] for one in router.models()] == ["loaded", "loaded"]
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+def test_it_is_joined_by_who_wants_the_same_and_ends_with_the_last(start, bare_home):
+    first = start()
+    second = start()
+    assert second.joined
+    assert second.pid == first.pid
+    assert str(second.api_key) == str(first.api_key)
+    first.release()
+    assert complete(second) == "a"
+    second.release()
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+def test_other_models_or_bounds_make_another_router(start, fake_plan):
+    with start() as first, start(replace(fake_plan, default="b")) as second:
+        assert (first.name, second.name) == ("router", "router-2")
+        assert complete(second) == "b"
+        assert "router" in second.notes[-1]
+
+
+def test_a_server_that_is_up_with_the_same_settings_is_joined_and_survives(start, fake_plan, bare_home):
+    planned = fake_plan.models[0]
+    with server.serve(fake_plan.runtime, planned.file, planned.settings, home=bare_home) as held:
+        with start() as router:
+            assert complete(router) == "a"
+            assert len(held.status().held_by) == 2
+            unloaded = ask(
+                router.base_url, "/models/unload", api_key=str(router.api_key), body={"model": "a"}, timeout=10
+            )
+            assert unloaded[0] == 200
+        assert held.status().state == "ready"
+
+
+def test_stop_ends_all_of_it_whoever_holds_it(start, router_holder, bare_home):
+    holder = router_holder().ready()
+    server.stop(bare_home, "router")
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+    with pytest.raises(ServerMissing):
+        server.stop(bare_home, "router")
+    holder.kill()
+
+
+def test_its_log_tells_what_happened_and_holds_no_key(start, bare_home):
+    with start() as router:
+        complete(router)
+        ask(router.base_url, "/completion", api_key="a wrong key", body={})
+        lines = "\n".join(router.logs(50))
+        key = str(router.api_key)
+    assert "listening on" in lines
+    assert "loaded a in" in lines
+    assert key not in lines
+    assert all(key not in path.read_text(errors="replace") for path in bare_home.logs.iterdir())
+    assert list(server.read_log(bare_home, "router", lines=1))
+
+
+def test_no_secret_is_on_a_command_line_in_the_plan_or_readable_by_others(start, bare_home):
+    with start() as router:
+        complete(router)
+        key = str(router.api_key)
+        folder = bare_home.servers / "router"
+        assert key not in (folder / "plan.json").read_text()
+        assert stat.S_IMODE((folder / "plan.json").stat().st_mode) == 0o600
+        assert stat.S_IMODE((folder / "record.json").stat().st_mode) == 0o600
+        assert key not in repr(router) + router._repr_html_() + repr(router.api_key)
+        assert not [line for line in {**routers(), **noa_lab_processes()}.values() if key in line]
+        models = {record.name: record.api_key for record in read_records(bare_home)}
+        assert len(set(models.values())) == 2, "each model's server has a key of its own"
+
+
+# --- ends of all kinds
+
+
+def test_a_killed_holder_takes_it_along_with_its_servers(router_holder, bare_home):
+    holder = router_holder().ready()
+    holder.kill()
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+@pytest.mark.full
+def test_killed_holders_again_and_again(router_holder, bare_home):
+    for _ in range(30):
+        holder = router_holder().ready()
+        holder.kill()
+        wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+@pytest.mark.parametrize("who", ["router", "watcher"])
+def test_a_killed_router_or_watcher_leaves_no_server_behind(router_holder, bare_home, who):
+    holder = router_holder("say(sys.stdin.readline())").ready()
+    (record,) = [one for one in read_records(bare_home) if one.name == "router"]
+    children = [one.process for one in read_records(bare_home) if one.kind == "server"]
+    assert len(children) == 2
+    mark = record.process if who == "router" else record.watcher
+    assert mark is not None
+    os.kill(mark.pid, signal.SIGKILL)
+    wait_until(lambda: not any(child and psutil.pid_exists(child.pid) for child in children), PROMISE)
+    holder.kill()
+    server.stop_all(bare_home)
+
+
+def test_a_kept_one_stays_and_is_joined_again(router_holder, start, bare_home):
+    holder = router_holder("", keep=True).ready()
+    holder.process.wait(10)
+    with start() as router:
+        assert router.joined
+        assert router.pid == holder.pid
+        assert complete(router, "b") == "b"
+        router.follow()
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+def test_it_ends_in_time_with_a_client_that_never_lets_go(start, bare_home):
+    router = start()
+    with socket.create_connection(("127.0.0.1", port_of(router))) as stuck:
+        stuck.sendall(b"POST /hang HTTP/1.1\r\nHost: localhost\r\n")
+        router.release()
+        wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+def test_a_model_that_crashes_is_started_again_for_the_next_request(start, bare_home):
+    with start() as router:
+        complete(router)
+        (record,) = [one for one in read_records(bare_home) if one.name == "a"]
+        assert record.process is not None
+        os.kill(record.process.pid, signal.SIGKILL)
+        assert complete(router) == "a"
+
+
+def test_a_model_that_does_not_load_is_refused_with_the_reason(start, fake, bare_home):
+    fake.behave(exit=1, say=["error loading model: the file is broken"])
+    with start() as router:
+        status, body = ask(router.base_url, "/completion", api_key=str(router.api_key), body={"model": "a"}, timeout=30)
+        assert status == 503
+        assert b"the file is broken" in body
+
+
+# --- its port
+
+
+@contextmanager
+def listening(port: int = 0):
+    with socket.create_server(("127.0.0.1", port)) as thief:
+        yield thief.getsockname()[1]
+
+
+def test_a_taken_port_names_its_holder(start, fake_plan, bare_home):
+    with listening() as port:
+        with pytest.raises(PortTaken) as caught:
+            start(replace(fake_plan, port=port))
+        assert caught.value.fields["pid"] == os.getpid()
+        assert caught.value.fields["port"] == port
+        assert f"(pid {os.getpid()})" in caught.value.message
+        assert "NOA_LAB_SERVER__PORT" in caught.value.fix
+    wait_until(lambda: all_gone(bare_home), PROMISE)
+    with start(replace(fake_plan, port=port)) as router:
+        assert router.base_url == f"http://127.0.0.1:{port}"
+
+
+def test_a_port_of_our_own_router_is_named_by_how_to_stop_it(start, fake_plan):
+    with start() as router:
+        taken = replace(fake_plan, port=port_of(router), default="b")
+        with pytest.raises(PortTaken) as caught:
+            start(taken)
+        assert "noa-lab stop router" in caught.value.fix
+
+
+def test_loopback_is_always_listened_on():
+    sockets = open_sockets("127.0.0.2", 0, reuse=False)
+    try:
+        first, second = (one.getsockname() for one in sockets)
+        assert (first[0], second[0]) == ("127.0.0.1", "127.0.0.2")
+        assert first[1] == second[1]
+        with pytest.raises(CannotBind):
+            open_sockets("127.0.0.1", first[1], reuse=False)
+    finally:
+        for one in sockets:
+            one.close()
+    (one,) = open_sockets("localhost", 0, reuse=False)
+    assert one.getsockname()[0] == "127.0.0.1"
+    one.close()
+
+
+def test_what_answers_has_to_be_our_router(start, fake_plan, bare_home):
+    with start() as router:
+        (record,) = read_records(bare_home)
+        _prove_ours(record, fake_plan)
+        with pytest.raises(ServerError, match="does not belong"):
+            _prove_ours(record.changed(port=1), fake_plan)
+        with pytest.raises(ServerError, match="serves a, b"):
+            _prove_ours(record, replace(fake_plan, models=fake_plan.models[:1]))
+        assert ask_json(router.base_url, "/health") == {"status": "ok"}
+
+
+def test_an_unknown_name_is_refused_before_anything_is_sent(start):
+    with start() as router, pytest.raises(UnknownModel):
+        router._resolve("c")
