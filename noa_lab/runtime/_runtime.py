@@ -43,6 +43,7 @@ class Runtime:
         tools: Names of its programs, without ".exe".
         files: sha256 of every file, by name.
         server_flags: The options its llama-server understands, from `--help`.
+        server_switches: Those of them that take no value; some have come to take one over the years.
         url: Where it came from: an address, or a path.
         digests: sha256 of the archives that it came in, by name.
         verified: Whether those digests were checked against a published one; None where it did not come in an archive.
@@ -66,6 +67,7 @@ class Runtime:
     tools: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     server_flags: tuple[str, ...] = ()
+    server_switches: tuple[str, ...] = ()
     url: str = ""
     digests: dict[str, str] = field(default_factory=dict)
     verified: bool | None = None

@@ -46,7 +46,7 @@ _BUILD_INFO = re.compile(r"b(\d+)-([0-9a-f]{7,40})")
 _MODEL_FAULT = re.compile(r"failed to load model|error loading model|failed to open GGUF", re.IGNORECASE)
 _COMPILER = re.compile(r"built with (.+)")
 _DEVICE = re.compile(r"[A-Za-z][\w-]*: ")
-_FLAG = re.compile(r"(--?[a-zA-Z][\w-]*),?")
+_FLAG = re.compile(r"(--?[a-zA-Z][\w-]*)(,\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class SmokeResult:
         commit: Its commit, short; "unknown" where it does not know. Distributions often build from an archive without a history.
         compiler: What compiled it.
         server_flags: The options that its llama-server understands.
+        server_switches: Those of them that take no value.
         seconds: How long the server took from its start to the last of 8 tokens.
         devices: What it can compute with beside the CPU, as it names them: "CUDA0: NVIDIA GeForce RTX 4090 (24563 MiB, ...)".
     """
@@ -68,6 +69,7 @@ class SmokeResult:
     server_flags: tuple[str, ...]
     seconds: float
     devices: tuple[str, ...] = ()
+    server_switches: tuple[str, ...] = ()
 
 
 def program(folder: Path, name: str) -> Path:
@@ -104,7 +106,7 @@ def smoke_test(
     try:
         environment = beside_first(clean_environment(private), folder)
         number, commit, compiler = _version(server, environment, cancel)
-        flags = _flags(server, environment, cancel)
+        flags, switches = _flags(server, environment, cancel)
         devices = _devices(server, environment, cancel) if "--list-devices" in flags else ()
         started = time.monotonic()
         info = _try_server(server, model, private, flags, (start_seconds, answer_seconds), cancel)
@@ -112,7 +114,7 @@ def smoke_test(
         told = _BUILD_INFO.fullmatch(info)
         if told and commit == "unknown":
             number, commit = int(told[1]), told[2]
-        return SmokeResult(number, commit, compiler, flags, seconds, devices)
+        return SmokeResult(number, commit, compiler, flags, seconds, devices, switches)
     finally:
         shutil.rmtree(private, ignore_errors=True)
 
@@ -140,16 +142,31 @@ def _devices(server: Path, environment: dict[str, str], cancel: CancelToken | No
     return tuple(line for line in lines[start + 1 :] if _DEVICE.match(line))
 
 
-def _flags(server: Path, environment: dict[str, str], cancel: CancelToken | None) -> tuple[str, ...]:
+def _flags(
+    server: Path, environment: dict[str, str], cancel: CancelToken | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options that `--help` lists, and those of them that take no value."""
     found: set[str] = set()
+    switches: set[str] = set()
     for line in _ask(server, "--help", environment, cancel).splitlines():
-        # The options come first in a line ("-t,    --threads N"), then what they do.
-        for word in line.split() if line.startswith("-") else ():
-            match = _FLAG.fullmatch(word)
-            if match is None:
-                break
-            found.add(match[1])
-    return tuple(sorted(found))
+        names, end = _option_names(line)
+        found |= names
+        # One space and a value ("-t,    --threads N"), or a gap of at least three, and what they do.
+        if re.match(r"(?: {2,}|\s*$)", line[end:]):
+            switches |= names
+    return tuple(sorted(found)), tuple(sorted(switches))
+
+
+def _option_names(line: str) -> tuple[set[str], int]:
+    """The options that a line of `--help` begins with, and where they end."""
+    names, end = set(), 0
+    while match := _FLAG.match(line, end):
+        names.add(match[1])
+        end = match.end(1)
+        if not match[2]:
+            break
+        end = match.end()
+    return names, end
 
 
 def _ask(server: Path, option: str, environment: dict[str, str], cancel: CancelToken | None) -> str:

@@ -90,6 +90,7 @@ def try_out(job: Job, draft: Runtime, *, expected: tuple[int, str] | None = None
         threads=_threads(job, draft.folder, tools),
         tools=tools,
         server_flags=found.server_flags,
+        server_switches=found.server_switches,
         devices=found.devices,
     )
     for advice in advice_for(runtime.build_number):

@@ -171,7 +171,8 @@ def _sizes(s: ServerSettings) -> list[_Flag]:
         _Flag("-tb", "--threads-batch", str(s.threads_batch)),
         _Flag("-b", "--batch-size", str(s.batch_size)),
         _Flag("-ub", "--ubatch-size", str(s.ubatch_size)),
-        _Flag("-ngl", "--gpu-layers", "all" if s.gpu_layers < 0 else str(s.gpu_layers)),
+        # More than any model has, because old builds take numbers alone.
+        _Flag("-ngl", "--gpu-layers", "9999" if s.gpu_layers < 0 else str(s.gpu_layers)),
     ]
 
 
@@ -189,7 +190,7 @@ def _optional(s: ServerSettings, path: str, runtime: Runtime, verbosity: int) ->
 
 
 def _flash(s: ServerSettings, runtime: Runtime) -> list[_Flag]:
-    if 1 < runtime.build_number < _FLASH_TAKES_A_VALUE:
+    if "--flash-attn" in runtime.server_switches or 1 < runtime.build_number < _FLASH_TAKES_A_VALUE:
         return [_Flag("-fa", "--flash-attn")] if s.flash_attention == "on" else []
     return [_Flag("-fa", "--flash-attn", s.flash_attention)]
 

@@ -15,7 +15,7 @@ from runtime_fakes import fake_programs
 from noa_lab.errors import Cancelled, RuntimeRejected
 from noa_lab.events import CancelToken
 from noa_lab.models import ModelFile
-from noa_lab.runtime import PIN, Runtime, smoke_test
+from noa_lab.runtime import PIN, Runtime, _smoke, smoke_test
 from noa_lab.runtime._threads import fastest_threads
 
 
@@ -31,6 +31,7 @@ def test_a_good_one_passes(tmp_path: Path, any_model: Path) -> None:
     assert (found.build_number, found.commit) == (PIN.build_number, PIN.commit)
     assert found.compiler == "GNU 12.2.0 for Linux x86_64"
     assert found.server_flags == ("--kv-unified", "--model", "--no-kv-unified", "-kvu", "-m", "-no-kvu")
+    assert found.server_switches == ("--kv-unified", "--no-kv-unified", "-kvu", "-no-kvu")
 
 
 def test_the_version_format_of_2024_is_understood(tmp_path: Path, any_model: Path) -> None:
@@ -92,11 +93,39 @@ def test_the_fastest_thread_count_wins_and_the_best_run_counts(tmp_path: Path, a
     assert [fastest_threads(folder, any_model, cores) for cores in (1, 2, 6)] == [1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("line", "names", "is_switch"),
+    [
+        (
+            "-fa,   --flash-attn                      enable Flash Attention (default: disabled)",
+            {"-fa", "--flash-attn"},
+            True,
+        ),
+        ("-fa,   --flash-attn [on|off|auto]       set Flash Attention use", {"-fa", "--flash-attn"}, False),
+        ("-kvo,  --kv-offload, -nkvo, --no-kv-offload", {"-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"}, True),
+        ("-ot,   --override-tensor <tensor name pattern>=<buffer type>,...", {"-ot", "--override-tensor"}, False),
+        ("--metrics                               enable prometheus compatible metrics", {"--metrics"}, True),
+        ("-m,    --model FNAME                    model path", {"-m", "--model"}, False),
+        ("----- common params -----", set(), False),
+        ("                                        'auto', or 'all' (default: auto)", set(), False),
+    ],
+)
+def test_what_help_says_about_an_option(
+    tmp_path: Path, line: str, names: set[str], is_switch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_smoke, "_ask", lambda *_: line)
+    flags, switches = _smoke._flags(tmp_path, {}, None)
+    assert set(flags) == names
+    assert set(switches) == (names if is_switch else set())
+
+
 @pytest.mark.real
 def test_the_real_one_passes(runtime: Runtime, model: ModelFile) -> None:
     found = smoke_test(runtime.folder, model.path)
     assert (found.build_number, found.commit) == (runtime.build_number, runtime.commit)
     assert {"--model", "-m", "--no-kv-unified", "--offline", "--load-mode", "--port"} <= set(found.server_flags)
+    assert {"--metrics", "--no-kv-unified", "--offline"} <= set(found.server_switches)
+    assert not {"-m", "--port", "-fa", "--flash-attn", "--load-mode", "-ngl"} & set(found.server_switches)
     assert 1 <= runtime.threads <= (os.cpu_count() or 1)
 
 
