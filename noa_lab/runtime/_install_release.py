@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 
@@ -57,6 +58,7 @@ def install_release(job: Job, wish: Wish) -> Runtime:
         system=machine().system,
         architecture=architecture(),
         backend=backend,
+        token=os.environ.get("GITHUB_TOKEN") or None,
         allow_http_loopback=_is_loopback(wish),
         report=job.report,
         cancel=job.cancel,

@@ -97,6 +97,21 @@ def test_a_mirror_is_not_believed_but_used(workshop: SimpleNamespace, api: FakeR
     assert list(found.digests) == ["llama-b11500-bin-ubuntu-x64.tar.gz"]
 
 
+def test_a_token_of_the_users_goes_to_github_and_to_no_mirror(
+    workshop: SimpleNamespace, api: FakeReleaseApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "t0ken")
+    publish(api, packed(tmp_path, "b11500"))
+    install(workshop, tag="b11500")
+    sent = {request.path: request.headers.get("authorization") for request in api.requests}
+    assert [value for path, value in sent.items() if "/repos/" in path] == ["Bearer t0ken"]
+    assert {value for path, value in sent.items() if "/repos/" not in path} == {None}
+    publish(api, packed(tmp_path, "b11600"))
+    before = len(api.requests)
+    install(workshop, tag="b11600", mirror=api.base_url)
+    assert {request.headers.get("authorization") for request in api.requests[before:]} == {None}
+
+
 FAULTS = {
     "truncated": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("truncated", after=700)),
     "wrong bytes": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("wrong bytes")),
