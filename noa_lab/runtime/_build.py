@@ -173,7 +173,7 @@ def _failure(step: str, done: Finished, log: Path) -> Exception:
 
 
 def compiler_excerpt(lines: tuple[str, ...]) -> str:
-    """The lines of a failed build that say why: from the first error on, without Ninja's command lines.
+    """The lines of a failed build that say why: from the first error on, without Ninja's command lines and CMake's status.
 
     Args:
         lines: The end of the output.
@@ -181,8 +181,8 @@ def compiler_excerpt(lines: tuple[str, ...]) -> str:
     Returns:
         At most 40 lines of at most 300 characters.
     """
-    wrong = re.compile(r"\berror\b|^FAILED:|CMake Error|fatal|Killed|No space left|undefined reference", re.IGNORECASE)
-    useful = [line for line in lines if line.strip() and not _is_command(line)]
+    wrong = re.compile(r"\berror\b|^FAILED:|CMake Error|Killed|No space left|undefined reference", re.IGNORECASE)
+    useful = [line for line in lines if line.strip() and not _is_command(line) and not line.startswith("-- ")]
     first = next(
         (index for index, line in enumerate(useful) if wrong.search(line)), max(0, len(useful) - _EXCERPT_LINES)
     )

@@ -304,3 +304,16 @@ def test_the_excerpt_begins_at_the_first_error_and_stays_short() -> None:
     assert excerpt[1] == "b.cpp:7:1: error: no such thing"
     assert len(excerpt) == 40
     assert max(map(len, excerpt)) == 300
+
+
+def test_the_excerpt_of_a_refused_configuration_is_the_refusal() -> None:
+    lines = (
+        "-- The CXX compiler identification is GNU 12.2.0",
+        "fatal: not a git repository: /x/.git/modules/vendor/llama.cpp",
+        "-- CUDA Toolkit found",
+        "CMake Error at ggml/src/ggml-cuda/CMakeLists.txt:178 (target_link_libraries):",
+        '  Target "ggml-cuda" links to:',
+        "    CUDA::cublas",
+        "-- Generating done (1.1s)",
+    )
+    assert compiler_excerpt(lines).splitlines() == list(lines[3:6])
