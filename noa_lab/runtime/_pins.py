@@ -217,8 +217,14 @@ def recipe_for(
     if backend == "rocm" and gpu_targets:
         flags = (*flags, f"-DGPU_TARGETS={';'.join(gpu_targets)}")
     needs = () if native else portable.needs
+    whose = f": {', '.join(gpu_targets)}" if gpu_targets else ""
     return Recipe(
-        name, f"{says}{', this very CPU' if native else ''}", backend, (*others, *metal_off, cpu, *flags), needs, bulk
+        name,
+        f"{says}{whose}{', this very CPU' if native else ''}",
+        backend,
+        (*others, *metal_off, cpu, *flags),
+        needs,
+        bulk,
     )
 
 
