@@ -14,27 +14,48 @@ from noa_lab.inference._completion import (
     Timings,
     TokenLogprob,
 )
-from noa_lab.inference._embedded import EmbeddedEngine
+from noa_lab.inference._determinism import (
+    DeterminismReport,
+    Difference,
+    ModeResult,
+    acheck_determinism,
+    check_determinism,
+)
 from noa_lab.inference._engine import EngineBase
-from noa_lab.inference._protocol import AsyncTextStream, Capabilities, InferenceEngine, Prompt, TextStream, ToolSupport
+from noa_lab.inference._openai_engine import OpenAIEngine
+from noa_lab.inference._protocol import (
+    AsyncTextStream,
+    Capabilities,
+    InferenceEngine,
+    Mode,
+    Prompt,
+    TextStream,
+    ToolSupport,
+)
 from noa_lab.inference._question import Question
 from noa_lab.inference._requests import Clock, CompletionRequest, CompletionResponse
+from noa_lab.inference._routed_engine import RoutedEngine
 from noa_lab.inference._scripted import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.inference._server_engine import LlamaInferenceEngine
 from noa_lab.inference._streams import Emit
 from noa_lab.inference._tools import Tool, ToolChoice, tool
 from noa_lab.inference._types import ChatMessage, InferenceConfig, MessageRole, OverflowPolicy, ToolCall
+from noa_lab.inference.cassette import CassetteEngine
+from noa_lab.inference.embedded import EmbeddedEngine
 
 __all__ = [
     "AsyncLlamaClient",
     "AsyncTextStream",
     "Capabilities",
+    "CassetteEngine",
     "ChatMessage",
     "Clock",
     "Completion",
     "CompletionRequest",
     "CompletionResponse",
     "ContinuationLogprobs",
+    "DeterminismReport",
+    "Difference",
     "Dropped",
     "EmbeddedEngine",
     "Embeddings",
@@ -45,11 +66,15 @@ __all__ = [
     "LlamaClient",
     "LlamaInferenceEngine",
     "MessageRole",
+    "Mode",
+    "ModeResult",
+    "OpenAIEngine",
     "OverflowPolicy",
     "Prompt",
     "Question",
     "Recover",
     "Reply",
+    "RoutedEngine",
     "ScriptedCall",
     "ScriptedEngine",
     "TextStream",
@@ -59,6 +84,8 @@ __all__ = [
     "ToolCall",
     "ToolChoice",
     "ToolSupport",
+    "acheck_determinism",
+    "check_determinism",
     "format_chat_prompt",
     "tool",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -13,6 +12,7 @@ from noa_lab.errors import ContextOverflow, InferenceError, NoaLabError, Request
 from noa_lab.inference._completion import Embeddings
 from noa_lab.inference._growing_answers import EmitAt, GrowingAnswers, GrowingChat, GrowingCompletion
 from noa_lab.inference._http import Connection, refusal
+from noa_lab.inference._patience import patient
 from noa_lab.inference._requests import CompletionResponse
 from noa_lab.inference._sse import events
 from noa_lab.inference._streams import Emit
@@ -56,6 +56,8 @@ class ServerApi:
         self.connection = Connection(base_url, api_key, patience=patience)
         self.model = model
         self._recover = recover
+        self._embedding = asyncio.Lock()
+        """Held by the one request for embeddings that goes on; see `embed`."""
 
     # Answers
 
@@ -113,7 +115,7 @@ class ServerApi:
             try:
                 return await work()
             except (Unreachable, StreamBroken, RequestRefused) as error:
-                gone = not isinstance(error, RequestRefused) or error.fields.get("status") == 503
+                gone = not isinstance(error, RequestRefused) or error.fields.get("type") == "unavailable_error"
                 if touched() or not gone or self._recover is None or sending == _SENDINGS:
                     raise
                 address = await self._recover(error)
@@ -127,7 +129,10 @@ class ServerApi:
 
         url = self.connection.base_url + path
         try:
-            async with self._patient(answers), self.connection.open("POST", path, self._named(body)) as response:
+            async with (
+                patient(answers, self.connection.patience, self.connection.alive),
+                self.connection.open("POST", path, self._named(body)) as response,
+            ):
                 async for event in events(response.aiter_bytes()):
                     if "error" in event:
                         raise _failed_later(event["error"], answers, url)
@@ -156,27 +161,6 @@ class ServerApi:
             url=url,
         )
 
-    @contextlib.asynccontextmanager
-    async def _patient(self, answers: GrowingAnswers) -> AsyncIterator[None]:
-        """Give up after a silence, not after a time: each event, and while the request waits for a slot each sign of health, counts."""
-        patience = self.connection.patience
-
-        async def watch(deadline: asyncio.Timeout) -> None:
-            seen = 0
-            while True:
-                await asyncio.sleep(patience / 4)
-                waiting = not answers.events and await self.connection.alive(patience / 4)
-                if answers.events > seen or waiting:
-                    seen = answers.events
-                    deadline.reschedule(asyncio.get_running_loop().time() + patience)
-
-        async with asyncio.timeout(patience) as deadline:
-            watcher = asyncio.create_task(watch(deadline))
-            try:
-                yield
-            finally:
-                watcher.cancel()
-
     async def _held_back(self, tokens: list[int], stops: Sequence[str]) -> str:
         """Text that the server held back because a stop text might have begun, and never sent: streams lose it at the length limit."""
         text = (await self.detokenize(tokens)).removesuffix("\ufffd")
@@ -190,15 +174,22 @@ class ServerApi:
         return await self.connection.alive(within=5.0)
 
     async def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors by `/v1/embeddings`, each of length 1; the server must have been started with embeddings and a pooling type."""
-        found = await self._typed("/v1/embeddings", dict, {"input": list(texts), "encoding_format": "float"})
-        try:
-            rows = sorted(found["data"], key=lambda row: int(row["index"]))
-            vectors = tuple(tuple(map(float, row["embedding"])) for row in rows)
-            tokens = int(found["usage"]["prompt_tokens"])
-        except (KeyError, TypeError, ValueError):
-            raise self.connection.nonsense("/v1/embeddings", json.dumps(found).encode()) from None
-        return Embeddings(vectors, str(found.get("model", "")), tokens, {"usage": found["usage"]})
+        """Vectors by `/v1/embeddings`, each of length 1; the server must have been started with embeddings and a pooling type.
+
+        One text at a time: llama-server (b11312, separate caches for its slots) evaluates texts of two slots in equal pieces and
+        pools the longer one over its last piece only. That vector is wrong, and nothing says so.
+        """
+        vectors, tokens, model = [], 0, ""
+        async with self._embedding:
+            for text in texts:
+                found = await self._typed("/v1/embeddings", dict, {"input": [text], "encoding_format": "float"})
+                try:
+                    vectors.append(tuple(map(float, found["data"][0]["embedding"])))
+                    tokens += int(found["usage"]["prompt_tokens"])
+                except (KeyError, IndexError, TypeError, ValueError):
+                    raise self.connection.nonsense("/v1/embeddings", json.dumps(found).encode()) from None
+                model = str(found.get("model", ""))
+        return Embeddings(tuple(vectors), model, tokens)
 
     async def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of a text; by default exactly those that `/completion` makes of it."""

@@ -21,6 +21,7 @@ from noa_lab.inference._checks import (
     is_conversation,
 )
 from noa_lab.inference._completion import Completion, ContinuationLogprobs, Dropped, Embeddings
+from noa_lab.inference._generic_tools import read_generic, with_generic_tools
 from noa_lab.inference._loop import background
 from noa_lab.inference._overflow import fit_conversation, fit_tokens, room_for_prompt
 from noa_lab.inference._protocol import AsyncTextStream, Capabilities, Prompt, TextStream
@@ -28,6 +29,7 @@ from noa_lab.inference._question import Question
 from noa_lab.inference._streams import Emit, RunningAsyncStream, RunningStream
 from noa_lab.inference._tools import Tool, ToolChoice, as_tools, check_choice
 from noa_lab.inference._types import ChatMessage, InferenceConfig
+from noa_lab.inference.schema import schema_grammar
 
 __all__ = ["EngineBase", "ignore"]
 
@@ -97,6 +99,7 @@ class EngineBase(abc.ABC):
 
         Raises:
             BadInput: For values that no engine could honour.
+            SchemaUnsupported: For a JSON schema that cannot be held to; the keyword is named.
             ContextOverflow: When the prompt leaves no room for one token (see `InferenceConfig.overflow`).
             Unsupported: When this engine cannot do what is asked.
             InferenceError: When the engine fails: `Unreachable`, `RequestRefused`, `StreamBroken`.
@@ -228,6 +231,25 @@ class EngineBase(abc.ABC):
     async def _ask(self, question: Question, emit: Emit) -> Completion:
         """Answer, after what an overflow policy leaves out has been left out."""
         await self._check_honoured(question.config)
+        question = dataclasses.replace(question, grammar=_grammar(question.config))
+        if not question.tools:
+            return await self._ask_fitting(question, emit)
+        support = (await self._capabilities()).tools
+        if support == "none":
+            raise self._unsupported("tools", "call tools", [tool.name for tool in question.tools])
+        if question.grammar is not None:
+            raise BadInput(
+                "An answer with tools cannot be constrained as well.",
+                fix="Leave out the schema or grammar, or the tools.",
+                field="tools",
+                value=[tool.name for tool in question.tools],
+            )
+        if support == "native":
+            return await self._ask_fitting(question, emit)
+        answer = await self._ask_fitting(with_generic_tools(question), ignore)
+        return read_generic(answer, question.tools, len(question.prompt))
+
+    async def _ask_fitting(self, question: Question, emit: Emit) -> Completion:
         if question.config.overflow == "error":
             return await self._answer(question, emit)
         prompt, dropped = await self._fit(question)
@@ -314,6 +336,11 @@ class EngineBase(abc.ABC):
             work.close()
             raise
         return await background().hop(work)
+
+
+def _grammar(config: InferenceConfig) -> str | None:
+    """What constrains the answer; a JSON schema that cannot be held to is refused here, before anything is sent."""
+    return config.grammar if config.json_schema is None else schema_grammar(config.json_schema)
 
 
 def ignore(piece: str) -> None:

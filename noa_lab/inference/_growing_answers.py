@@ -198,6 +198,7 @@ class GrowingChat(GrowingAnswers):
         """The complete answer; `raw["tool_calls"]` holds the calls as `{"id", "name", "arguments"}`."""
         last = self._merged
         usage, timings = last.get("usage") or {}, last.get("timings") or {}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         calls = [self._calls[index] for index in sorted(self._calls)]
         return CompletionResponse(
             content=self.text,
@@ -205,7 +206,7 @@ class GrowingChat(GrowingAnswers):
             stop_reason=str(last["finish_reason"]),
             tokens_evaluated=int(usage.get("prompt_tokens", 0)),
             tokens_predicted=int(usage.get("completion_tokens", 0)),
-            tokens_cached=int(timings.get("cache_n", 0)),
+            tokens_cached=int(timings.get("cache_n", cached)),
             probabilities=tuple(self._probabilities),
             timings=timings,
             clock=self._clock(),

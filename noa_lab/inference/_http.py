@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from noa_lab.errors import BadInput, ContextOverflow, NoaLabError, RequestRefused, Unreachable
+from noa_lab.errors import BadInput, ContextOverflow, NoaLabError, RequestRefused, UnknownModel, Unreachable
 from noa_lab.inference._loop import background
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Connection", "refusal"]
+__all__ = ["Connection", "checked_address", "is_loopback", "refusal"]
 
 _KEEP_ALIVE_SECONDS = 4.0
 """llama-server closes idle connections after 5 s; ours are given up before that."""
@@ -38,7 +38,7 @@ class Connection:
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
-        self.base_url = _checked(base_url)
+        self.base_url = checked_address(base_url)
         self.patience = patience
         self._api_key = api_key
         self._client: httpx.AsyncClient | None = None
@@ -58,7 +58,9 @@ class Connection:
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEP_ALIVE_SECONDS
             ),
-            trust_env=not _loopback(self.base_url),  # a proxy from the environment cannot reach this machine's servers
+            trust_env=not is_loopback(
+                self.base_url
+            ),  # a proxy from the environment cannot reach this machine's servers
         )
 
     def _pool(self) -> httpx.AsyncClient:
@@ -72,7 +74,7 @@ class Connection:
 
     async def move(self, base_url: str) -> None:
         """Ask at another address from now on: the server was started again there."""
-        moved = _checked(base_url)
+        moved = checked_address(base_url)
         if moved != self.base_url:
             # What still goes on at the old address has lost its server as well.
             self.base_url = moved
@@ -173,7 +175,8 @@ class Connection:
         return False
 
 
-def _checked(base_url: str) -> str:
+def checked_address(base_url: str) -> str:
+    """The address without its last slash, if it can be a server's."""
     fix = "Write it as http://127.0.0.1:8080."
     try:
         parts = urlsplit(base_url)
@@ -192,7 +195,8 @@ def _checked(base_url: str) -> str:
     return base_url.rstrip("/")
 
 
-def _loopback(base_url: str) -> bool:
+def is_loopback(base_url: str) -> bool:
+    """Whether an address is this machine's own."""
     host = urlsplit(base_url).hostname or ""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -218,6 +222,8 @@ def refusal(status: int, raw: bytes, url: str) -> NoaLabError:
             message, found = str(found), {}
     if kind == "exceed_context_size_error":
         return _overflow(found)
+    if kind == "model_not_found" or (status == 400 and message.startswith("model '") and message.endswith("not found")):
+        return _unknown_model(message, found, url)
     fix = _FIXES.get(status, "Correct the request; the server's own words are above.")
     return RequestRefused(
         f"The server refused the request: {message} (HTTP {status}).", fix=fix, status=status, type=kind, url=url
@@ -232,6 +238,14 @@ _FIXES = {
     500: "Look at the server's log (`noa-lab logs`).",
     503: "Wait until the model is loaded (health_check() is then True).",
 }
+
+
+def _unknown_model(message: str, found: Mapping[str, Any], url: str) -> UnknownModel:
+    """For a router's word that it has no such model (llama-server's router mode says it with status 400)."""
+    known = [str(name) for name in found.get("known") or ()]
+    near = found.get("nearest")
+    fix = f"Did you mean {near!r}?" if near else f"Known: {', '.join(known)}." if known else "See /v1/models."
+    return UnknownModel(f"The router has no such model: {message}", fix=fix, known=known, nearest=near, url=url)
 
 
 def _overflow(found: Mapping[str, Any]) -> ContextOverflow:

@@ -10,12 +10,17 @@ from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embe
 from noa_lab.inference._tools import Tool, ToolChoice
 from noa_lab.inference._types import ChatMessage, InferenceConfig
 
-__all__ = ["AsyncTextStream", "Capabilities", "InferenceEngine", "Prompt", "TextStream", "ToolSupport"]
+__all__ = ["AsyncTextStream", "Capabilities", "InferenceEngine", "Mode", "Prompt", "TextStream", "ToolSupport"]
 
 Prompt = str | Sequence[ChatMessage] | Sequence[int]
 """Raw text, sent as it is; a conversation, rendered by the model's own chat template; or token ids, taken as they are."""
 
 ToolSupport = Literal["native", "generic", "none"]
+
+Mode = Literal["fast", "strict"]
+"""How an engine works. "fast": prompts share cached beginnings and batches, so that the last bits of a probability, and with them now
+and then a token, depend on what else goes on. "strict": one request at a time, in one slot, without cached prompts, on a build that is
+pinned: the same request gives the same tokens (`noa_lab.check_determinism` measures it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Capabilities:
         tools: "native": by the model's own template and format; "generic": described in the system message and constrained by
             schema; "none".
         samplers: Fields of `InferenceConfig` that are honoured; a value other than neutral for another one is refused.
-        deterministic: Whether `mode="strict"` is in force.
+        modes: Of "fast" and "strict", those that the engine can work in (see `Mode`).
     """
 
     context_size: int
@@ -51,7 +56,7 @@ class Capabilities:
     constraints: frozenset[str] = frozenset()
     tools: ToolSupport = "none"
     samplers: frozenset[str] = frozenset({"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "seed"})
-    deterministic: bool = False
+    modes: frozenset[str] = frozenset({"fast"})
 
 
 class TextStream(Protocol):

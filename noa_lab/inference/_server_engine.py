@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from noa_lab.errors import RequestRefused, Unsupported
 from noa_lab.inference._api import Recover, ServerApi
 from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256, format_chat_prompt
-from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings, Timings
+from noa_lab.inference._checks import check_conversation
+from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings
 from noa_lab.inference._continuation import check_room, forced, split_continuation
 from noa_lab.inference._engine import EngineBase, ignore
-from noa_lab.inference._protocol import Capabilities, Prompt
+from noa_lab.inference._protocol import Capabilities, Mode, Prompt
 from noa_lab.inference._question import Question
-from noa_lab.inference._requests import CompletionResponse
+from noa_lab.inference._responses import completion_of
 from noa_lab.inference._sampling import check_echo, choose_seed, explicit
 from noa_lab.inference._streams import Emit
-from noa_lab.inference._tools import Tool
+from noa_lab.inference._strict import Strict, check_mode
+from noa_lab.inference._tools import Tool, check_call
 from noa_lab.inference._types import ChatMessage, InferenceConfig
 
-__all__ = ["LlamaInferenceEngine", "completion_of"]
-
-_FINISH = {"eos": "stop", "word": "stop_sequence", "limit": "length"}
+__all__ = ["LlamaInferenceEngine"]
 
 
 class LlamaInferenceEngine(EngineBase):
@@ -41,7 +42,9 @@ class LlamaInferenceEngine(EngineBase):
         base_url: "http://host:port".
         model_name: What to call the model; what the server calls it is in `Completion.model`.
         api_key: The server's key; never shown.
-        cache_prompt: Whether a slot may reuse the start of its last prompt.
+        mode: "fast" or "strict" (see `Mode`). Strict needs a server with one slot; the build, the model and the context that the
+            first strict answer came from are pinned: another one is refused.
+        cache_prompt: Whether a slot may reuse the start of its last prompt; never in strict mode.
         id_slot: The slot that must answer; None is any.
         model_sha256: Hash of the model's file, for the fingerprint, where the caller knows it.
         patience: Seconds of silence after which a request is given up (see `LlamaClient`).
@@ -54,6 +57,7 @@ class LlamaInferenceEngine(EngineBase):
         model_name: str,
         api_key: str | None = None,
         *,
+        mode: Mode = "fast",
         cache_prompt: bool = True,
         id_slot: int | None = None,
         model_sha256: str | None = None,
@@ -62,6 +66,8 @@ class LlamaInferenceEngine(EngineBase):
     ) -> None:
         super().__init__(model_name)
         self._api = ServerApi(base_url, api_key, patience=patience, recover=recover)
+        self._mode = check_mode(mode)
+        self._strict = Strict()
         self._cache_prompt = cache_prompt
         self._id_slot = id_slot
         self._model_sha256 = model_sha256
@@ -72,14 +78,52 @@ class LlamaInferenceEngine(EngineBase):
         return f"{type(self).__name__}({self._api.connection.base_url!r}, {self.model_name!r})"
 
     async def _answer(self, question: Question, emit: Emit) -> Completion:
+        if (question.mode or self._mode) == "fast":
+            return await self._ask_completion(question, emit, {"cache_prompt": self._cache_prompt})
+        async with self._strict.turn():
+            self._strict.check(await self._api.props(), self._api.connection.base_url)
+            return await self._ask_completion(question, emit, {"cache_prompt": False, "id_slot": 0})
+
+    async def _ask_completion(self, question: Question, emit: Emit, treatment: Mapping[str, Any]) -> Completion:
+        if question.tools:
+            return await self._ask_with_tools(question, emit, treatment)
         prompt, config = await self._text_or_tokens(question), question.config
         seed = choose_seed(config)
-        body = self._body(prompt, config, seed)
+        body = {**self._body(prompt, config, seed), **treatment}
+        if question.grammar is not None:
+            body["grammar"] = question.grammar
         response = await self._api.complete(body, emit)
         if not response.tokens_evaluated:
             raise self._no_tokens(prompt)
         check_echo(body, response.raw.get("generation_settings") or {}, self._api.connection.base_url)
         return completion_of(response, body, None if config.greedy else seed)
+
+    async def _ask_with_tools(self, question: Question, emit: Emit, treatment: Mapping[str, Any]) -> Completion:
+        """By `/v1/chat/completions`, which knows the model's own format of calls."""
+        config, seed = question.config, choose_seed(question.config)
+        named = [tool for tool in question.tools if tool.name == question.tool_choice]
+        options = {
+            **self._body("", config, seed),
+            **treatment,
+            "tools": [tool.as_openai() for tool in named or question.tools],
+            "tool_choice": "required" if named else question.tool_choice,
+            "verbose": True,
+        }
+        del options["prompt"], options["n_probs"]
+        response = await self._api.chat(check_conversation(question.prompt), options, emit)
+        exact = response.raw.get("__verbose") or {}
+        check_echo(options, exact.get("generation_settings") or {}, self._api.connection.base_url)
+        calls = tuple(
+            check_call(call["name"], call["arguments"], question.tools, id_=call["id"])
+            for call in response.raw["tool_calls"]
+        )
+        known = dataclasses.replace(
+            response, stop_reason=exact.get("stop_type"), truncated=bool(exact.get("truncated", False))
+        )
+        answer = completion_of(known, options, None if config.greedy else seed)
+        return dataclasses.replace(
+            answer, tool_calls=calls, finish_reason="tool_calls" if calls else answer.finish_reason
+        )
 
     def _body(self, prompt: str | Sequence[int], config: InferenceConfig, seed: int) -> dict[str, Any]:
         """The whole request to `/completion`."""
@@ -88,11 +132,8 @@ class LlamaInferenceEngine(EngineBase):
             "n_predict": config.max_tokens,
             "stop": list(config.stop_sequences),
             **explicit(config, seed),
-            "cache_prompt": self._cache_prompt,
+            "cache_prompt": self._cache_prompt and self._mode == "fast",
         }
-        for name in ("json_schema", "grammar"):
-            if (constraint := getattr(config, name)) is not None:
-                body[name] = constraint
         if self._id_slot is not None:
             body["id_slot"] = self._id_slot
         return body
@@ -162,6 +203,8 @@ class LlamaInferenceEngine(EngineBase):
             logprobs=True,
             continuation_logprobs=True,
             constraints=frozenset({"json_schema", "grammar"}),
+            tools="native" if (props.get("chat_template_caps") or {}).get("supports_tools") else "generic",
+            modes=frozenset({"fast", "strict"} if slots == 1 else {"fast"}),
         )
 
     async def _can_embed(self) -> bool:
@@ -186,7 +229,8 @@ class LlamaInferenceEngine(EngineBase):
             "chat_template_sha256": None if template is None else _sha256(template),
             "context_size": what.context_size,
             "slots": what.slots,
-            "cache_prompt": self._cache_prompt,
+            "mode": self._mode,
+            "cache_prompt": self._cache_prompt and self._mode == "fast",
             "id_slot": self._id_slot,
         }
 
@@ -196,51 +240,3 @@ class LlamaInferenceEngine(EngineBase):
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def completion_of(response: CompletionResponse, body: dict[str, Any], seed: int | None) -> Completion:
-    """The protocol's answer from `/completion`'s.
-
-    Args:
-        response: What came back.
-        body: What was sent.
-        seed: The seed that was used; None for a greedy answer.
-
-    Raises:
-        RequestRefused: For a reason to stop that is not known.
-    """
-    finish = _FINISH.get(response.stop_reason or "")
-    if finish is None:
-        raise RequestRefused(
-            f"The server ended the answer for a reason that is not known here: {response.stop_reason!r}.",
-            fix="Use a llama-server of 2025 or later.",
-            type="unknown_stop_type",
-            status=200,
-        )
-    return Completion(
-        text=response.content,
-        model=response.model,
-        finish_reason=finish,
-        prompt_tokens=response.tokens_evaluated,
-        cached_tokens=response.tokens_cached,
-        completion_tokens=response.tokens_predicted,
-        truncated=response.truncated and finish == "length" and response.tokens_predicted < body["n_predict"],
-        seed=seed,
-        timings=timings_of(response),
-        token_ids=response.tokens,
-        logprobs=response.probabilities,
-        raw_request=body,
-        raw_response=response.raw,
-    )
-
-
-def timings_of(response: CompletionResponse) -> Timings:
-    """Where the time of a response went."""
-    clock, server = response.clock, response.timings
-    return Timings(
-        queue_ms=(clock.started - clock.sent) * 1000,
-        ttft_ms=(clock.first - clock.sent) * 1000,
-        prefill_ms=float(server.get("prompt_ms", 0.0)),
-        decode_ms=float(server.get("predicted_ms", 0.0)),
-        total_ms=(clock.ended - clock.sent) * 1000,
-    )

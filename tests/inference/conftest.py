@@ -27,6 +27,8 @@ def gguf() -> Path:
 def real_server(
     llama_server_program: Path, gguf: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RealServer]:
-    server = start_server(llama_server_program, gguf, tmp_path_factory.mktemp("server") / "log")
+    server = start_server(
+        llama_server_program, gguf, tmp_path_factory.mktemp("server") / "log", "--embeddings", "--pooling", "mean"
+    )
     yield server
     stop_server(server)

@@ -15,8 +15,8 @@ from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.inference import ChatMessage, InferenceConfig, format_chat_prompt
 from noa_lab.inference._loop import background
 from noa_lab.inference._sampling import choose_seed, explicit
-from noa_lab.inference._template import ChatTemplate
-from noa_lab.inference._text_cutter import TextCutter
+from noa_lab.inference.embedded._template import ChatTemplate
+from noa_lab.inference.embedded._text_cutter import TextCutter
 
 TURNS = [ChatMessage.system("S"), ChatMessage.user("U"), ChatMessage.assistant("A")]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from inference_server import CONTEXT, RealServer, start_server, stop_server
 
-from noa_lab.errors import RequestRefused, StreamBroken, Unreachable
+from noa_lab.errors import RequestRefused, StreamBroken, Unreachable, Unsupported
 from noa_lab.inference import (
     AsyncLlamaClient,
     ChatMessage,
@@ -57,6 +57,21 @@ def test_completion_and_chat(client: LlamaClient) -> None:
     assert (chat.stop_reason, chat.tokens_predicted) == ("length", 4)
     constrained = client.completion(CompletionRequest(prompt="x", max_tokens=9, grammar='root ::= "yes"'))
     assert constrained.content == "yes"
+
+
+def test_several_answers_to_one_prompt(client: LlamaClient) -> None:
+    ask = CompletionRequest(prompt="Name a colour:", temperature=1.0, max_tokens=8, seed=5, n=2, n_probs=1)
+    two = client.completions(ask)
+    assert [response.index for response in two] == [0, 1]
+    assert {response.id_slot for response in two} == {0, 1}
+    assert [response.raw["generation_settings"]["seed"] for response in two] == [5, 6]
+    for response in two:
+        assert response.tokens_evaluated == 4
+        assert client.detokenize(response.tokens) == response.content
+        assert len(response.probabilities) == response.tokens_predicted == len(response.tokens)
+        assert response.timings["cache_n"] + response.timings["prompt_n"] == 4
+    with pytest.raises(RequestRefused, match="'n'"):
+        client.completions(CompletionRequest(prompt="x", n=3))
 
 
 def test_async_client(real_server: RealServer) -> None:
@@ -123,6 +138,9 @@ def test_killed_in_the_middle(llama_server_program: Path, gguf: Path, tmp_path: 
         assert engine.capabilities.chat_template is False
         messages = [ChatMessage.user("Hi")]
         assert engine.render(messages) == format_chat_prompt(messages)
+        assert engine.capabilities.embeddings is False
+        with pytest.raises(Unsupported, match="embeddings"):
+            engine.embed("x")
         stream = iter(engine.stream("Once upon a time", InferenceConfig(temperature=0.0, max_tokens=400)))
         pieces = [next(stream), next(stream)]
         stop_server(server)

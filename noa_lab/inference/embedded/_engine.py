@@ -12,16 +12,19 @@ from typing import Any
 
 from noa_lab.errors import BadInput, ContextOverflow, ModelFileBroken, StreamBroken, Unreachable
 from noa_lab.inference._checks import is_conversation
-from noa_lab.inference._child_process import ChildProcess
-from noa_lab.inference._completion import Completion, Timings
+from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings, Timings
+from noa_lab.inference._continuation import check_room, split_continuation
 from noa_lab.inference._engine import EngineBase
+from noa_lab.inference._growing_answers import read_probabilities
 from noa_lab.inference._loop import background
-from noa_lab.inference._protocol import Capabilities
+from noa_lab.inference._protocol import Capabilities, Mode, Prompt
 from noa_lab.inference._question import Question
 from noa_lab.inference._sampling import choose_seed, explicit
 from noa_lab.inference._streams import Emit
+from noa_lab.inference._strict import check_mode
 from noa_lab.inference._tools import Tool
 from noa_lab.inference._types import ChatMessage, InferenceConfig
+from noa_lab.inference.embedded._process import ChildProcess
 
 __all__ = ["EmbeddedEngine"]
 
@@ -39,6 +42,7 @@ class EmbeddedEngine(EngineBase):
     Args:
         model: The GGUF file.
         context_size: Tokens of prompt and answer together; at most what the model was trained for.
+        mode: "fast" or "strict" (see `Mode`).
         threads: Threads of computation; None is half the processors (the default of a runtime is measured: `Runtime.threads`).
         model_name: What to call the model; None is the file's name without ".gguf".
         cache_prompt: Whether the start of the last prompt is reused.
@@ -55,6 +59,7 @@ class EmbeddedEngine(EngineBase):
         *,
         context_size: int = 4096,
         threads: int | None = None,
+        mode: Mode = "fast",
         model_name: str | None = None,
         cache_prompt: bool = True,
         model_sha256: str | None = None,
@@ -67,6 +72,7 @@ class EmbeddedEngine(EngineBase):
                 raise BadInput(f"{field} = {value!r} is not possible.", fix=fix, field=field, value=value)
         self._context_size = context_size
         self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
+        self._mode = check_mode(mode)
         self._cache_prompt = cache_prompt
         self._model_sha256 = model_sha256
         self._child: ChildProcess | None = None
@@ -103,7 +109,8 @@ class EmbeddedEngine(EngineBase):
             "prompt": _plain(prompt) if is_conversation(prompt) else prompt,
             "max_tokens": config.max_tokens,
             "stop": list(config.stop_sequences),
-            "sampling": {**explicit(config, seed), "cache_prompt": self._cache_prompt},
+            "grammar": question.grammar,
+            "sampling": {**explicit(config, seed), "cache_prompt": self._reuses(question.mode)},
         }
         sent = time.perf_counter()
         child = await self._ready()
@@ -125,7 +132,7 @@ class EmbeddedEngine(EngineBase):
             if not pieces:
                 raise
             raise StreamBroken(error.message, fix=error.fix, text="".join(pieces), **error.fields) from None
-        self._check_fits(facts, config)
+        self._check_fits(facts, config.max_tokens)
         ended = time.perf_counter()
         return Completion(
             text="".join(pieces),
@@ -147,10 +154,38 @@ class EmbeddedEngine(EngineBase):
             ),
             raw_request={**asked, "prompt": facts["prompt"]},
             token_ids=tuple(facts["tokens"]),
+            logprobs=tuple(read_probabilities(facts["logprobs"])),
             raw_response={**facts, "content": "".join(pieces)},
         )
 
-    def _check_fits(self, facts: dict[str, Any], config: InferenceConfig) -> None:
+    def _reuses(self, mode: Mode | None) -> bool:
+        """Whether the start of the last prompt may be reused."""
+        return self._cache_prompt and (mode or self._mode) == "fast"
+
+    async def _score(self, prompt: Prompt, continuation: str | tuple[int, ...]) -> ContinuationLogprobs:
+        text = await self._text_or_tokens(Question(prompt, InferenceConfig()))
+        before, after = await split_continuation(text, continuation, self._tokenize, self._detokenize)
+        check_room(before, after, self._context_size)
+        asked = {"op": "score", "prompt": before, "continuation": after, "cache_prompt": self._reuses(None)}
+        facts = await (await self._ready()).ask(asked, _nothing)
+        found = tuple(read_probabilities(facts["logprobs"]))
+        return ContinuationLogprobs(found, facts["prompt_tokens"], facts["cached_tokens"], facts)
+
+    async def _embed(self, texts: list[str]) -> Embeddings:
+        facts = await (await self._ready()).ask({"op": "embed", "texts": texts}, _nothing)
+        if "does_not_fit" in facts:
+            self._check_fits(
+                {
+                    "finish_reason": "does_not_fit",
+                    "prompt_tokens": facts["counts"][-1],
+                    "prompt": facts["does_not_fit"],
+                },
+                0,
+            )
+        vectors = tuple(tuple(vector) for vector in facts["vectors"])
+        return Embeddings(vectors, self.model_name, sum(facts["counts"]), {"counts": facts["counts"]})
+
+    def _check_fits(self, facts: dict[str, Any], max_tokens: int) -> None:
         if facts["finish_reason"] != "does_not_fit":
             return
         tokens = facts["prompt_tokens"]
@@ -160,7 +195,7 @@ class EmbeddedEngine(EngineBase):
             f"The prompt has {tokens} tokens; the context holds {self._context_size}, and the answer needs at least one.",
             fix="Shorten the prompt, or make the engine with a larger context_size.",
             prompt_tokens=tokens,
-            max_tokens=config.max_tokens,
+            max_tokens=max_tokens,
             context_size=self._context_size,
         )
 
@@ -177,7 +212,17 @@ class EmbeddedEngine(EngineBase):
 
     async def _capabilities(self) -> Capabilities:
         facts = (await self._ready()).facts
-        return Capabilities(context_size=self._context_size, slots=1, chat_template=facts["chat_template"] is not None)
+        return Capabilities(
+            context_size=self._context_size,
+            slots=1,
+            chat_template=facts["chat_template"] is not None,
+            embeddings=True,
+            logprobs=True,
+            continuation_logprobs=True,
+            constraints=frozenset({"json_schema", "grammar"}),
+            tools="generic",
+            modes=frozenset({"fast", "strict"}),
+        )
 
     async def _fingerprint(self) -> dict[str, Any]:
         facts = (await self._ready()).facts
@@ -193,7 +238,8 @@ class EmbeddedEngine(EngineBase):
             "context_size": self._context_size,
             "slots": 1,
             "threads": self._threads,
-            "cache_prompt": self._cache_prompt,
+            "mode": self._mode,
+            "cache_prompt": self._reuses(None),
         }
 
     async def _close(self) -> None:
@@ -215,7 +261,7 @@ def _checked(path: Path) -> Path:
 
 
 def _plain(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
-    return [message.model_dump(mode="json") for message in messages]
+    return [message.as_openai() for message in messages]
 
 
 def _nothing(message: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The process that holds an embedded model: `python -m noa_lab.inference._embedded_child MODEL CONTEXT THREADS`.
+"""The process that holds an embedded model: `python -m noa_lab.inference.embedded._child MODEL CONTEXT THREADS`.
 
 It speaks JSON lines on stdin and stdout. Whatever llama.cpp prints goes to stderr, so it cannot disturb them. It ends when stdin
 does, or when its parent is gone, so it never outlives the process that started it.
@@ -19,10 +19,11 @@ from typing import Any, BinaryIO
 
 from noa_lab.errors import TemplateInvalid
 from noa_lab.inference._chat_format import format_chat_prompt
-from noa_lab.inference._embedded_model import Answered, EmbeddedModel, LoadFailed
-from noa_lab.inference._template import ChatTemplate
-from noa_lab.inference._text_cutter import TextCutter
 from noa_lab.inference._types import ChatMessage
+from noa_lab.inference.embedded._model import Answered, EmbeddedModel, LoadFailed
+from noa_lab.inference.embedded._sampler import GrammarInvalid
+from noa_lab.inference.embedded._template import ChatTemplate
+from noa_lab.inference.embedded._text_cutter import TextCutter
 
 __all__ = ["main"]
 
@@ -65,6 +66,8 @@ class _Child:
             message = self._inbox.waiting.get()
             try:
                 self._say({"id": message["id"], "done": getattr(self, f"_{message['op']}")(message)})
+            except GrammarInvalid as error:
+                self._say({"id": message["id"], "error": {"kind": "grammar", "reason": str(error)}})
             except TemplateInvalid as error:
                 self._say({"id": message["id"], "error": {"kind": "template", "reason": error.fields["reason"]}})
             except Exception as error:
@@ -74,7 +77,9 @@ class _Child:
 
     def _render(self, message: Message) -> str:
         if self._template is None:
-            return format_chat_prompt([ChatMessage(**turn) for turn in message["messages"]])
+            return format_chat_prompt(
+                [ChatMessage(role=turn["role"], content=turn["content"]) for turn in message["messages"]]
+            )
         return self._template.render(message["messages"])
 
     def _tokenize(self, message: Message) -> list[int]:
@@ -91,7 +96,7 @@ class _Child:
             return {"prompt": text, "prompt_tokens": len(prompt), "finish_reason": "does_not_fit"}
         facts, cutter = Answered(), TextCutter(message["stop"])
         sampled = self._model.tokens(
-            prompt, message["sampling"], message["max_tokens"], facts, lambda: number in self._inbox.cancelled
+            prompt, message["sampling"], message["grammar"], message["max_tokens"], facts, self._cancelled(number)
         )
         with contextlib.closing(sampled):
             for piece in sampled:
@@ -102,6 +107,30 @@ class _Child:
         self._emit(number, cutter.flush())
         self._inbox.cancelled.discard(number)
         return {"prompt": text, **{name: getattr(facts, name) for name in Answered.__slots__}}
+
+    def _score(self, message: Message) -> Message:
+        facts = Answered()
+        found = self._model.score(
+            message["prompt"],
+            message["continuation"],
+            facts,
+            self._cancelled(message["id"]),
+            reuse=message["cache_prompt"],
+        )
+        return {"logprobs": found, "prompt_tokens": facts.prompt_tokens, "cached_tokens": facts.cached_tokens}
+
+    def _embed(self, message: Message) -> Message:
+        vectors, counts = [], []
+        for text in message["texts"]:
+            tokens = self._model.tokenize(text)
+            counts.append(len(tokens))
+            if not tokens or len(tokens) > self._model.context_size:
+                return {"does_not_fit": text, "counts": counts}
+            vectors.append(self._model.vector(tokens))
+        return {"vectors": vectors, "counts": counts}
+
+    def _cancelled(self, number: int) -> Callable[[], bool]:
+        return lambda: number in self._inbox.cancelled
 
     def _prompt(self, given: str | list[Any]) -> tuple[str | list[int], list[int]]:
         """What is sent to the model, and its tokens."""

@@ -1,23 +1,37 @@
-"""A GGUF model in this process, on llama-cpp-python's low-level calls. Only the embedded engine's child process loads it."""
+"""A GGUF model in this process, on llama-cpp-python's low-level calls. Only the child process loads it."""
 
 from __future__ import annotations
 
 import ctypes
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from noa_lab.inference.embedded._sampler import Sampler, probabilities
+from noa_lab.inference.embedded._vectors import Vectors
+
 __all__ = ["Answered", "EmbeddedModel", "LoadFailed"]
 
 _BATCH = 512
-"""Prompt tokens decoded at once: llama-server's own physical batch, and the grain at which a cancel is noticed."""
+"""Prompt tokens decoded at once: llama-server's own physical batch."""
+
+_SCORED = 64
+"""Tokens scored at once: their logits are held for the whole vocabulary."""
+
+
+_ABORTED = 2
+"""What `llama_decode` returns when its abort callback said so."""
 
 
 class LoadFailed(Exception):
     """llama.cpp did not load the model."""
+
+
+class Aborted(Exception):
+    """A decode was cancelled in the middle."""
 
 
 @dataclass(slots=True)
@@ -33,6 +47,7 @@ class Answered:
         prefill_ms: From the start to the first token.
         decode_ms: From the first token to the end.
         tokens: Ids of the tokens sampled.
+        logprobs: Their probabilities, where they were asked for, in the form of llama-server's `completion_probabilities`.
     """
 
     finish_reason: str = "length"
@@ -43,6 +58,7 @@ class Answered:
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
 
 class EmbeddedModel:
@@ -75,9 +91,12 @@ class EmbeddedModel:
                 f"the model was trained for a context of {self.trained_context} tokens, not {context_size}"
             )
         self.context_size = context_size
+        self._threads = threads
         self._context = self._new_context(threads)
         self._vocab = lib.llama_model_get_vocab(self._model)
+        self._vocab_size = int(lib.llama_vocab_n_tokens(self._vocab))
         self._in_context: list[int] = []
+        self._vectors: Vectors | None = None
 
     def _new_context(self, threads: int) -> Any:
         params = self._lib.llama_context_default_params()
@@ -131,26 +150,38 @@ class EmbeddedModel:
     # Generation
 
     def tokens(
-        self, prompt: list[int], sampling: dict[str, Any], limit: int, facts: Answered, cancelled: Callable[[], bool]
+        self,
+        prompt: list[int],
+        sampling: dict[str, Any],
+        grammar: str | None,
+        limit: int,
+        facts: Answered,
+        cancelled: Callable[[], bool],
     ) -> Generator[bytes, None, None]:
         """Sample until the end-of-text token, `limit` or the end of the context; yields each token's bytes.
 
         `facts` is filled while it goes on. The caller closes the iterator when it has seen a stop text.
+
+        Raises:
+            GrammarInvalid: When llama.cpp cannot read the grammar.
         """
         room = self.context_size - len(prompt)
         began = time.perf_counter()
         facts.prompt_tokens = len(prompt)
-        sampler = self._sampler(sampling, prompt)
+        sampler = Sampler(self._lib, self._vocab, sampling, grammar)
         try:
+            sampler.look_back(prompt[-int(sampling["repeat_last_n"]) :])
             if not self._prefill(prompt, facts, cancelled, reuse=bool(sampling["cache_prompt"])):
                 facts.finish_reason = "cancelled"
                 return
             first = 0.0
             while True:
-                token = int(self._lib.llama_sampler_sample(sampler, self._context, -1))
+                token = sampler.sample(self._context)
                 first = first or time.perf_counter()
                 facts.completion_tokens += 1
                 facts.tokens.append(token)
+                if sampling["n_probs"]:
+                    facts.logprobs.append(self._probability(token, -1, sampling["n_probs"]))
                 facts.prefill_ms = (first - began) * 1000
                 facts.decode_ms = (time.perf_counter() - first) * 1000
                 facts.truncated = facts.completion_tokens >= room
@@ -165,7 +196,37 @@ class EmbeddedModel:
                     return
                 self._decode([token])
         finally:
-            self._lib.llama_sampler_free(sampler)
+            sampler.close()
+
+    def score(
+        self, prompt: list[int], continuation: list[int], facts: Answered, cancelled: Callable[[], bool], *, reuse: bool
+    ) -> list[dict[str, Any]]:
+        """Probabilities of given tokens after a prompt, in the form of llama-server's `completion_probabilities`."""
+        facts.prompt_tokens = len(prompt)
+        if not self._prefill(prompt, facts, cancelled, reuse=reuse):
+            return []
+        found = [self._probability(continuation[0], -1, 1)]
+        for at in range(0, len(continuation) - 1, _SCORED):
+            if cancelled():
+                break
+            given = continuation[at : at + _SCORED]
+            wanted = continuation[at + 1 : at + 1 + _SCORED]
+            self._decode(given[: len(wanted)], every_logit=True)
+            found += [self._probability(token, index, 1) for index, token in enumerate(wanted)]
+        return found
+
+    def vector(self, tokens: list[int]) -> list[float]:
+        """The vector of a text's tokens, of length 1."""
+        if self._vectors is None:
+            self._vectors = Vectors(self._lib, self._model, self.context_size, self._threads)
+        return self._vectors.of(tokens)
+
+    def _probability(self, token: int, index: int, top: int) -> dict[str, Any]:
+        found = probabilities(self._lib, self._context, index, self._vocab_size, token, top)
+        for each in (found, *found["top_logprobs"]):
+            # As the server does: of the chosen token the text as it is sent, which is empty for the end of text.
+            each["bytes"] = list(self._bytes(each["id"], special=each is not found))
+        return found
 
     def _prefill(self, prompt: list[int], facts: Answered, cancelled: Callable[[], bool], *, reuse: bool) -> bool:
         """Bring the context to the end of the prompt; returns False when it was cancelled."""
@@ -175,51 +236,48 @@ class EmbeddedModel:
             most = min(len(self._in_context), len(prompt) - 1)
             while kept < most and self._in_context[kept] == prompt[kept]:
                 kept += 1
+        kept = self._forget_after(kept)
+        facts.cached_tokens = kept
+        # Looked at between any two steps of a batch; not while single tokens are decoded, where it would only cost.
+        watch = self._lib.ggml_abort_callback(lambda _: cancelled())
+        self._lib.llama_set_abort_callback(self._context, watch, None)
+        try:
+            for at in range(kept, len(prompt), _BATCH):
+                if cancelled():
+                    return False
+                try:
+                    self._decode(prompt[at : at + _BATCH])
+                except Aborted:
+                    return False
+        finally:
+            self._lib.llama_set_abort_callback(self._context, self._lib.ggml_abort_callback(0), None)
+        return True
+
+    def _forget_after(self, kept: int) -> int:
+        """Keep only the first tokens in the context; returns how many were kept."""
         memory = self._lib.llama_get_memory(self._context)
         if not self._lib.llama_memory_seq_rm(memory, 0, kept, -1):
             # Recurrent models cannot go back half-way.
             self._lib.llama_memory_clear(memory, True)
             kept = 0
         del self._in_context[kept:]
-        facts.cached_tokens = kept
-        for at in range(kept, len(prompt), _BATCH):
-            if cancelled():
-                return False
-            self._decode(prompt[at : at + _BATCH])
-        return True
+        return kept
 
-    def _decode(self, tokens: list[int]) -> None:
-        buffer = (self._lib.llama_token * len(tokens))(*tokens)
-        code = self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(buffer, len(tokens)))
+    def _decode(self, tokens: Sequence[int], *, every_logit: bool = False) -> None:
+        batch = self._lib.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for index, token in enumerate(tokens):
+                batch.token[index], batch.pos[index] = token, len(self._in_context) + index
+                batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+                batch.logits[index] = every_logit or index == len(tokens) - 1
+            code = self._lib.llama_decode(self._context, batch)
+        finally:
+            self._lib.llama_batch_free(batch)
+        if code == _ABORTED:
+            self._forget_after(len(self._in_context))
+            raise Aborted
         if code != 0:
-            self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-            self._in_context.clear()
+            self._forget_after(0)
             raise RuntimeError(f"llama_decode failed with code {code}")
         self._in_context.extend(tokens)
-
-    def _sampler(self, sampling: dict[str, Any], prompt: list[int]) -> Any:
-        """llama-server's chain for these values (`common/sampling.cpp`, b11312); samplers at their neutral value are left out."""
-        lib = self._lib
-        chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        size = lib.llama_vocab_n_tokens(self._vocab)
-        count = ctypes.c_int32(0)
-        suppressed = lib.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
-        links = []
-        if count.value:
-            biases = (lib.llama_logit_bias * count.value)()
-            for index in range(count.value):
-                biases[index].token, biases[index].bias = suppressed[index], float("-inf")
-            links.append(lib.llama_sampler_init_logit_bias(size, count.value, biases))
-        links += [
-            lib.llama_sampler_init_penalties(size, sampling["repeat_last_n"], sampling["repeat_penalty"], 0.0, 0.0),
-            lib.llama_sampler_init_top_k(sampling["top_k"]),
-            lib.llama_sampler_init_top_p(sampling["top_p"], 0),
-            lib.llama_sampler_init_min_p(sampling["min_p"], 0),
-            lib.llama_sampler_init_temp_ext(sampling["temperature"], 0.0, 1.0),
-            lib.llama_sampler_init_dist(sampling["seed"]),
-        ]
-        for link in links:
-            lib.llama_sampler_chain_add(chain, link)
-        for token in prompt[-int(sampling["repeat_last_n"]) :]:
-            lib.llama_sampler_accept(chain, token)
-        return chain

@@ -13,7 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from noa_lab.errors import BadInput, ModelFileBroken, NoaLabError, RuntimeMissing, TemplateInvalid, Unreachable
+from noa_lab.errors import (
+    BadInput,
+    ModelFileBroken,
+    NoaLabError,
+    RequestRefused,
+    RuntimeMissing,
+    TemplateInvalid,
+    Unreachable,
+)
 
 __all__ = ["ChildProcess"]
 
@@ -70,7 +78,7 @@ class ChildProcess:
             sys.executable,
             "-P",  # a notebook folder's own jinja2.py must not be imported
             "-m",
-            "noa_lab.inference._embedded_child",
+            "noa_lab.inference.embedded._child",
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -224,6 +232,14 @@ def _refused(error: Message) -> NoaLabError:
             f"The model's chat template refuses this conversation: {error['reason']}.",
             fix="Change the order or the roles of the messages, or use generate with text of your own.",
             reason=error["reason"],
+        )
+    if error["kind"] == "grammar":
+        return RequestRefused(
+            f"llama.cpp refuses the grammar: {error['reason']}.",
+            fix="Correct the grammar; llama.cpp's grammars/README.md describes GBNF.",
+            status=400,
+            type="invalid_request_error",
+            url="embedded:",
         )
     return BadInput(
         f"The embedded model could not do this: {error['reason']}.",

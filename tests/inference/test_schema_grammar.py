@@ -1,0 +1,240 @@
+"""Grammars of JSON Schemas: all that they generate is valid, and what they cannot hold to is refused by its keyword."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Annotated, Literal
+
+import pytest
+from gbnf import parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from noa_lab.errors import SchemaUnsupported
+from noa_lab.inference.schema import schema_fault, schema_grammar
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["a", 'say "b"', "ü🙂"]}, "minItems": 1, "maxItems": 3},
+        "score": {"type": "number", "minimum": 0, "exclusiveMaximum": 1},
+        "mail": {"anyOf": [{"type": "string", "format": "email"}, {"type": "null"}]},
+    },
+    "required": ["name", "score"],
+    "additionalProperties": False,
+}
+TREE = {
+    "$defs": {
+        "node": {
+            "type": "object",
+            "properties": {
+                "value": {"type": "integer"},
+                "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+            },
+            "required": ["value"],
+        }
+    },
+    "$ref": "#/$defs/node",
+}
+GOOD = {
+    "person": PERSON,
+    "tree": TREE,
+    "anything": {},
+    "true": True,
+    "string": {"type": "string"},
+    "union of types": {"type": ["integer", "null", "string"], "maxLength": 3, "minimum": 7},
+    "number": {"type": "number"},
+    "integer or number": {"type": ["integer", "number"], "minimum": -3, "maximum": 4},
+    "negative": {"type": "number", "exclusiveMinimum": -2, "maximum": -1},
+    "above zero": {"type": "number", "exclusiveMinimum": 0},
+    "const": {"const": {"a": [1, None, "x\ny"]}},
+    "enum filtered": {"type": "string", "enum": ["a", 1, "b"]},
+    "map": {"type": "object", "additionalProperties": {"type": "boolean"}},
+    "free object": {"type": "object"},
+    "empty object": {"type": "object", "additionalProperties": False},
+    "required elsewhere": {"type": "object", "required": ["x"], "additionalProperties": {"type": "integer"}},
+    "tuple": {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "maxItems": 5},
+    "empty array": {"type": "array", "maxItems": 0},
+    "five": {"type": "array", "items": {"type": "boolean"}, "minItems": 5, "maxItems": 5},
+    "date": {"type": "string", "format": "date"},
+    "moment": {"type": "string", "format": "date-time"},
+    "uuid": {"type": "string", "format": "uuid"},
+    "ipv4": {"format": "ipv4"},
+    "plate": {"type": "string", "pattern": r"^[A-Z]{1,3}-\d{2,4}[a-c]?$"},
+    "found inside": {"type": "string", "pattern": r"(cat|dog)s?\."},
+    "quotes": {"type": "string", "pattern": r'^["\\]+[^"]$'},
+    "one of types": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+    "one of kinds": {
+        "oneOf": [
+            {"type": "object", "properties": {"kind": {"const": kind}, "n": {"type": "integer"}}, "required": ["kind"]}
+            for kind in ("cat", "dog")
+        ]
+    },
+    "all of one": {"allOf": [{"type": "integer", "minimum": 3}]},
+    "odd names": {"type": "object", "properties": {'a "b"': {"type": "null"}, "ö": {}}, "required": ['a "b"', "ö"]},
+    "escaped reference": {"$defs": {"a/b": {"type": "boolean"}}, "$ref": "#/$defs/a~1b"},
+}
+UNSUPPORTED = {
+    "not": {"not": {"type": "string"}},
+    "if": {"if": {"type": "string"}, "then": {"minLength": 3}},
+    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "contains": {"type": "array", "contains": {"type": "integer"}},
+    "multipleOf": {"type": "integer", "multipleOf": 3},
+    "patternProperties": {"type": "object", "patternProperties": {"^x": {}}},
+    "minProperties": {"type": "object", "minProperties": 2},
+    "dependentRequired": {"type": "object", "dependentRequired": {"a": ["b"]}},
+    "propertyNames": {"type": "object", "propertyNames": {"maxLength": 3}},
+    "format": {"type": "string", "format": "hostname"},
+    "pattern": {"type": "string", "pattern": "(?=a)b"},
+    "maxLength": {"type": "string", "maxLength": 100_000},
+    "maximum": {"type": "number", "maximum": 0.5},
+    "oneOf": {"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]},
+    "allOf": {"allOf": [{"type": "object"}, {"required": ["a"]}]},
+    "minLenght": {"type": "string", "minLenght": 3},
+    "$ref": {"$ref": "https://example.org/schema.json"},
+    "properties": {"anyOf": [{"type": "object"}], "properties": {"a": {}}},
+    "minLength": {"type": "string", "pattern": "^a+$", "minLength": 3},
+}
+CONTRADICTORY = {
+    "minimum": {"type": "integer", "minimum": 5, "maximum": 4},
+    "minLength": {"type": "string", "minLength": 5, "maxLength": 4},
+    "minItems": {"type": "array", "minItems": 5, "maxItems": 4},
+    "enum": {"type": "string", "enum": [1, 2]},
+    "const": {"type": "integer", "const": "a"},
+    "required": {"type": "object", "required": ["a"], "additionalProperties": False},
+    "$ref": {
+        "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}},
+        "$ref": "#/$defs/n",
+    },
+    "a": {"type": "object", "properties": {"a": False}, "required": ["a"]},
+}
+
+
+@pytest.mark.parametrize("schema", GOOD.values(), ids=GOOD.keys())
+def test_all_that_is_generated_is_valid(schema: object) -> None:
+    grammar = parse(schema_grammar(schema))
+    rng = random.Random(7)
+    for depth in [12] * 30 + [0]:
+        text = grammar.derive(rng, depth=depth)
+        value = json.loads(text)
+        assert schema is True or schema_fault(value, schema) is None, text
+        assert grammar.matches(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (PERSON, {"name": "Zoë", "score": 0}),
+        (PERSON, {"name": "A", "age": 120, "tags": ["a", 'say "b"'], "score": 0.25, "mail": None}),
+        (TREE, {"value": 1, "children": [{"value": -2, "children": []}]}),
+        (GOOD["date"], "2024-02-29"),
+        (GOOD["date"], "2030-12-31"),
+        (GOOD["plate"], "AB-123"),
+        (GOOD["found inside"], "two dogs."),
+        (GOOD["negative"], -1.999),
+        (GOOD["above zero"], 0.001),
+        ({}, [{"a": None}, -1.5e10, "x"]),
+    ],
+)
+def test_what_is_valid_can_be_generated(schema: dict, value: object) -> None:
+    grammar = parse(schema_grammar(schema))
+    assert grammar.matches(json.dumps(value, ensure_ascii=False))
+    assert grammar.matches(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    assert grammar.matches(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "schema"), [*UNSUPPORTED.items(), *CONTRADICTORY.items()], ids=lambda value: str(value)[:20]
+)
+def test_what_cannot_be_held_to_is_refused_by_its_keyword(keyword: str, schema: dict) -> None:
+    with pytest.raises(SchemaUnsupported, match=re.escape(repr(keyword))) as caught:
+        schema_grammar(schema)
+    assert caught.value.fields["keyword"] == keyword
+    assert caught.value.fields["path"].startswith("#")
+
+
+def test_the_place_is_named() -> None:
+    with pytest.raises(SchemaUnsupported) as caught:
+        schema_grammar({"type": "object", "properties": {"a": {"type": "array", "items": {"multipleOf": 2}}}})
+    assert caught.value.fields["path"] == "#/properties/a/items"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(-3000, 3000) | st.none(), st.integers(-3000, 3000) | st.none(), st.integers(-4000, 4000))
+def test_bounds_of_integers(least: int | None, most: int | None, value: int) -> None:
+    schema = {"type": "integer", "minimum": least, "maximum": most}
+    schema = {key: found for key, found in schema.items() if found is not None}
+    if least is not None and most is not None and least > most:
+        return
+    grammar = parse(schema_grammar(schema))
+    assert grammar.matches(str(value)) is (schema_fault(value, schema) is None)
+    assert schema_fault(json.loads(grammar.derive(random.Random(value))), schema) is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(-30, 30),
+    st.integers(0, 30),
+    st.sampled_from(["minimum", "exclusiveMinimum"]),
+    st.sampled_from(["maximum", "exclusiveMaximum"]),
+    st.decimals(-40, 40, places=2),
+)
+def test_bounds_of_numbers(least: int, width: int, low: str, high: str, value: object) -> None:
+    if not width and "exclusive" in low + high:
+        return
+    schema = {"type": "number", low: least, high: least + width}
+    grammar = parse(schema_grammar(schema))
+    assert grammar.matches(str(value).replace("-0.00", "0")) is (schema_fault(float(value), schema) is None)
+    assert schema_fault(json.loads(grammar.derive(random.Random(width))), schema) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.from_regex(r"^([a-c\d]{1,3}|x[^y]?)(z|[0-9]+){0,2}$", fullmatch=True))
+def test_patterns(text: str) -> None:
+    schema = {"type": "string", "pattern": r"^([a-c\d]{1,3}|x[^y]?)(z|[0-9]+){0,2}$"}
+    grammar = parse(schema_grammar(schema))
+    plain = text.isascii() and text.isprintable()
+    assert grammar.matches(json.dumps(text)) or not plain
+    assert schema_fault(json.loads(grammar.derive(random.Random(len(text)))), schema) is None
+
+
+class Wheel(BaseModel):
+    """A wheel."""
+
+    inches: int = Field(ge=10, le=30)
+
+
+class Car(BaseModel):
+    kind: Literal["car"] = "car"
+    wheels: list[Wheel] = Field(min_length=4, max_length=4)
+    names: dict[str, int] = {}
+    spare: Wheel | None = None
+
+
+class Boat(BaseModel):
+    kind: Literal["boat"]
+    length: float = Field(gt=0, le=400)
+
+
+class Fleet(BaseModel):
+    best: Annotated[Car | Boat, Field(discriminator="kind")]
+    others: list[Car | Boat] = []
+
+
+def test_models_of_pydantic() -> None:
+    grammar, rng = parse(schema_grammar(Boat.model_json_schema())), random.Random(3)
+    for _ in range(20):
+        Boat.model_validate_json(grammar.derive(rng))
+    car = Car.model_json_schema()
+    car["required"] = ["kind", "wheels"]
+    grammar = parse(schema_grammar(car))
+    for _ in range(20):
+        Car.model_validate_json(grammar.derive(rng, depth=16))
+    # "kind" of a car has a default, so that a car may lack it: then its schema overlaps with a boat's.
+    with pytest.raises(SchemaUnsupported, match="oneOf"):
+        schema_grammar(Fleet.model_json_schema())
