@@ -7,29 +7,27 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from noa_lab.errors import ExperimentError
-from noa_lab.experiments.score._base import MAX_NAME, refuse
+from noa_lab.experiments.score._base import BaseScorer, Scorer, refuse
 
-__all__ = ["Function"]
+__all__ = ["function"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Function:
+class _Function(BaseScorer):
     """A Python function as a scorer.
 
     Attributes:
         function: Called with the answer and the input's fields; returns True, False, a finite number, or None for "does not apply".
-        name: What its column is called.
-        negate: Whether the result is turned round: True to False, x to low + high - x (1 - x where the range is not known).
         low: The smallest number that it can return; None where that is not known.
         high: The largest; known together with `low`.
     """
 
+    kind: ClassVar[str] = "function"
+
     function: Callable[[str, Mapping[str, Any]], float | bool | None]
-    name: str = ""
-    negate: bool = False
     low: float | None = None
     high: float | None = None
 
@@ -49,10 +47,9 @@ class Function:
             )
         if not self.name:
             object.__setattr__(self, "name", f"not_{own}" if self.negate else own)
-        if not isinstance(self.name, str) or len(self.name) > MAX_NAME or self.name != self.name.strip():
-            refuse("name", f"{self.name!r} is no name", f"Use a text of at most {MAX_NAME} characters.", self.name)
+        super().__post_init__()
 
-    def __call__(self, answer: str, row: Mapping[str, Any]) -> float | bool | None:
+    def _score(self, answer: str, row: Mapping[str, Any]) -> float | bool | None:
         """See `Scorer`.
 
         Raises:
@@ -62,7 +59,7 @@ class Function:
         if hasattr(value, "item") and not isinstance(value, bool | int | float):
             value = value.item()  # numpy's numbers
         if value is None or isinstance(value, bool):
-            return None if value is None else value != self.negate
+            return value
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise ExperimentError(
                 f"The scorer {self.name!r} returned {value!r}.",
@@ -70,16 +67,19 @@ class Function:
                 scorer=self.name,
                 value=value,
             )
-        if self.low is None or self.high is None:
-            return 1 - value if self.negate else value
-        if not self.low <= value <= self.high:
+        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
             raise ExperimentError(
                 f"The scorer {self.name!r} returned {value!r}, outside of its range from {self.low:g} to {self.high:g}.",
                 fix="Give the range that its numbers really have in low= and high=.",
                 scorer=self.name,
                 value=value,
             )
-        return self.low + self.high - value if self.negate else value
+        return value
+
+    def _turned(self, value: float | bool | None) -> float | bool | None:
+        if not self.negate or value is None or isinstance(value, bool) or self.low is None or self.high is None:
+            return super()._turned(value)
+        return self.low + self.high - value
 
     def _check_range(self) -> None:
         ends: Any = (self.low, self.high)
@@ -92,10 +92,13 @@ class Function:
 
     def spec(self) -> dict[str, Any]:
         """See `Scorer`; a record only: a function cannot be made again from a file."""
-        key = "not_function" if self.negate else "function"
         place = f"{getattr(self.function, '__module__', '')}:{getattr(self.function, '__qualname__', self.name)}"
-        ends = {} if self.low is None else {"low": self.low, "high": self.high}
-        return {"name": self.name, key: place, "source_sha256": self._source_hash(), **ends}
+        found: dict[str, Any] = {"name": self.name, "not_function" if self.negate else "function": place}
+        found["source_sha256"] = self._source_hash()
+        if self.low is not None:
+            found |= {"low": self.low, "high": self.high}
+        shared = {"weight": (self.weight, 1.0), "when": (self.when, "")}
+        return found | {name: value for name, (value, default) in shared.items() if value != default}
 
     def _source_hash(self) -> str | None:
         """Tells an edited function from the one before; None where Python cannot find the source."""
@@ -104,5 +107,25 @@ class Function:
         except (OSError, TypeError):
             return None
 
-    def check(self, fields: set[str]) -> None:
-        """See `Scorer`; what a function needs cannot be seen from outside."""
+
+def function(
+    fn: Callable[[str, Mapping[str, Any]], float | bool | None],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    **common: Any,
+) -> Scorer:
+    """A function of your own: `fn(answer, row)` returns True, False, a finite number, or None where it does not apply.
+
+    Args:
+        fn: The function; `row` has the input's fields.
+        low: The smallest number that it can return. With the range, verdicts need not guess it from the scores; without one, scores
+            that are all equal decide nothing. Numbers outside of it are errors of that score.
+        high: The largest; give both or neither.
+        common: `name` (default: the function's own), `weight`, `when`: see `BaseScorer`; `negate` turns True to False and a score x to
+            low + high - x (1 - x where the range is not known).
+
+    Raises:
+        BadInput: When `low` and `high` are no range.
+    """
+    return _Function(function=fn, low=low, high=high, **common)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,27 +11,29 @@ from noa_lab.experiments import score
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.statistics._compare import ScoreFacts
 
-__all__ = ["declared_range", "score_facts", "scorer_from_spec"]
+__all__ = ["COMMON", "FLAGS", "KINDS", "declared_range", "kind_of_spec", "score_facts", "scorer_from_spec"]
 
-_TEXT: dict[str, Callable[..., Scorer]] = {
-    "contains": score.contains,
-    "equals": score.equals,
-    "regex": score.regex,
-    "starts_with": score.starts_with,
+FLAGS = (
+    "contains_html",
+    "contains_json",
+    "contains_xml",
+    "html_valid",
+    "json_valid",
+    "refusal",
+    "xml_valid",
+)
+"""Kinds without an argument: files write `true`."""
+
+COMBINED = ("all_of", "any_of", "weighted")
+"""Kinds whose argument is a list of scorers."""
+
+COMMON = ("name", "negate", "weight", "when")
+"""What every kind takes."""
+
+KINDS: Mapping[str, Callable[..., Scorer]] = {
+    name: getattr(score, name) for name in score.__all__ if name not in {"function", "not_contains"}
 }
-_NUMBER: dict[str, Callable[..., Scorer]] = {
-    "max_characters": score.max_characters,
-    "max_words": score.max_words,
-    "min_characters": score.min_characters,
-    "min_words": score.min_words,
-}
-_KINDS = (*_TEXT, *_NUMBER, "icontains", "json_valid")
-_OPTIONS = {
-    "contains": ("ignore_case",),
-    "equals": ("ignore_case",),
-    "regex": ("ignore_case",),
-    "starts_with": ("ignore_case",),
-}
+"""All kinds that files can hold."""
 
 
 def declared_range(specs: Iterable[Mapping[str, Any]], name: str) -> tuple[float, float] | None:
@@ -46,12 +49,17 @@ def score_facts(specs: Iterable[Mapping[str, Any]]) -> dict[str, ScoreFacts]:
     return {str(spec["name"]): ScoreFacts(bounds=declared_range(listed, str(spec["name"]))) for spec in listed}
 
 
+def kind_of_spec(spec: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The key that names the scorer, as written and without `not_`; None where none or several do."""
+    found = [key for key in spec if key in KINDS or (key.startswith("not_") and key.removeprefix("not_") in KINDS)]
+    return (found[0], found[0].removeprefix("not_")) if len(found) == 1 else None
+
+
 def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:
     """The scorer that a mapping of plain data stands for.
 
-    One key is the scorer (`contains`, `equals`, `starts_with`, `regex`, `icontains`, `json_valid`, `max_words`, `min_words`,
-    `max_characters`, `min_characters`; with `not_` before it, its negation) and holds its argument; the others are `name`, `negate`,
-    `ignore_case` (texts) and `required` (`json_valid`).
+    One key is the scorer (any of `KINDS`; with `not_` before it, its negation) and holds its argument, or `true` where it has none; the
+    others are the arguments of the function of that name in `noa_lab.score`.
 
     Args:
         spec: For example `{"contains": "{{ expected }}"}` or `{"name": "short", "max_words": 30}`.
@@ -64,39 +72,51 @@ def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:
     if not isinstance(spec, Mapping) or not all(isinstance(key, str) for key in spec):
         fix = 'Write it as {contains: "{{ expected }}"}.'
         raise BadInput(f"{spec!r} is no scorer.", fix=fix, field="scorers", value=spec)
-    key, kind = _find_kind(spec)
+    key, kind = kind_of_spec(spec) or _no_kind(spec)
     options = {name: value for name, value in spec.items() if name != key}
     if key != kind:
         if "negate" in options:
             fix = f"Write either {key} or {kind} with negate."
             raise BadInput(f"{key} is negated already.", fix=fix, field="negate", value=options["negate"])
         options["negate"] = True
-    allowed = ("name", "negate", *_OPTIONS.get(kind, ()), *(("required",) if kind == "json_valid" else ()))
+    allowed = _options(kind)
     for name in options:
         if name not in allowed:
             raise UnknownName.among("key", name, allowed, where=f"the scorer {key}")
-    if kind == "json_valid":
-        return _json_valid(spec[key], options)
-    maker = score.icontains if kind == "icontains" else (_TEXT | _NUMBER)[kind]
-    return maker(spec[key], **options)
+    if kind in FLAGS:
+        return _flagged(kind, spec[key], options)
+    if kind in COMBINED:
+        return KINDS[kind](_parts(kind, spec[key]), **options)
+    return KINDS[kind](spec[key], **options)
 
 
-def _json_valid(wanted: object, options: dict[str, Any]) -> Scorer:
+def _options(kind: str) -> list[str]:
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    return list(dict.fromkeys([*COMMON, *(each.name for each in parameters if each.kind is each.KEYWORD_ONLY)])) + (
+        ["schema"] if kind == "contains_json" else []
+    )
+
+
+def _flagged(kind: str, wanted: object, options: dict[str, Any]) -> Scorer:
     if not isinstance(wanted, bool):
-        fix = "Write json_valid: true, with `required: [keys]` beside it for required keys."
-        raise BadInput(f"json_valid: {wanted!r} is not allowed.", fix=fix, field="json_valid", value=wanted)
+        fix = f"Write {kind}: true, with its arguments beside it."
+        raise BadInput(f"{kind}: {wanted!r} is not allowed.", fix=fix, field=kind, value=wanted)
     if not wanted:
         options = options | {"negate": not options.get("negate", False)}
-    return score.json_valid(**options)
+    return KINDS[kind](**options)
 
 
-def _find_kind(spec: Mapping[str, Any]) -> tuple[str, str]:
-    """The key that names the scorer, as written and without `not_`."""
-    found = [(key, key.removeprefix("not_")) for key in spec if key.removeprefix("not_") in _KINDS]
-    if len(found) == 1:
-        return found[0]
+def _parts(kind: str, given: object) -> list[Scorer]:
+    if not isinstance(given, list | tuple):
+        raise BadInput(f"{kind}: {given!r} is no list.", fix="Give a list of scorers.", field=kind, value=given)
+    return [scorer_from_spec(each) for each in given]
+
+
+def _no_kind(spec: Mapping[str, Any]) -> tuple[str, str]:
+    """Raise what is wrong with a mapping that names no scorer, or several."""
+    found = [key for key in spec if key.removeprefix("not_") in KINDS]
     if len(found) > 1:
-        names = " and ".join(key for key, _ in found)
+        names = " and ".join(found)
         raise BadInput(f"A scorer has {names}.", fix="Write one scorer for each.", field="scorers", value=dict(spec))
     if any(key.removeprefix("not_") == "function" for key in spec):
         raise BadInput(
@@ -105,8 +125,9 @@ def _find_kind(spec: Mapping[str, Any]) -> tuple[str, str]:
             field="scorers",
             value=dict(spec),
         )
-    unknown = [key for key in spec if key not in {"name", "negate", "ignore_case", "required"}]
+    options = {option for kind in KINDS for option in _options(kind)}
+    unknown = [key for key in spec if key not in options]
     if not unknown:
-        fix = f"Add one of: {', '.join(sorted(_KINDS))}."
+        fix = f"Add one of: {', '.join(sorted(KINDS))}."
         raise BadInput(f"{dict(spec)!r} names no scorer.", fix=fix, field="scorers", value=dict(spec))
-    raise UnknownName.among("scorer", unknown[0], _KINDS)
+    raise UnknownName.among("scorer", unknown[0], KINDS)
