@@ -16,6 +16,7 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     ├── SetupError                    this machine lacks something
     │   ├── ToolMissing               no compiler, no git, ...
     │   ├── DiskFull (OSError)
+    │   ├── NotEnoughMemory (MemoryError)    a model that does not fit
     │   ├── BuildFailed               llama.cpp did not compile
     │   ├── RuntimeRejected           a runtime that failed its smoke test
     │   └── RuntimeMissing            no llama.cpp installed yet
@@ -68,6 +69,7 @@ __all__ = [
     "ModelFileBroken",
     "NoaLabError",
     "NotEnoughData",
+    "NotEnoughMemory",
     "PortTaken",
     "ReplyInvalid",
     "RequestRefused",
@@ -190,6 +192,10 @@ class ToolMissing(SetupError):
 
 class DiskFull(SetupError, OSError):
     """Not enough disk space. `fields`: path, needed_bytes, free_bytes."""
+
+
+class NotEnoughMemory(SetupError, MemoryError):
+    """A model that does not fit into memory. `fields`: model, needed_bytes, free_bytes, largest_context."""
 
 
 class BuildFailed(SetupError):

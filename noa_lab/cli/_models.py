@@ -1,8 +1,10 @@
-"""`noa-lab models list | get | show | verify`."""
+"""`noa-lab models list | get | show | fit | verify`."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -27,14 +29,14 @@ def list_models(as_json: bool) -> None:
         (
             row.name + (" (default)" if row.default else ""),
             "yes" if row.installed else "",
-            size(row.size_bytes) if row.size_bytes else "?",
-            row.quantization,
-            row.context_length or "?",
+            row.size or "?",
+            size(row.needs_bytes) if row.needs_bytes else "?",
+            row.fits or "?",
             row.use_case,
         )
         for row in rows
     ]
-    print_table("", ("model", "here", "size", "quantisation", "context", "for"), table)
+    print_table("", ("model", "here", "size", "needs", "fits", "for"), table)
 
 
 @models.command()
@@ -63,11 +65,32 @@ def show(ref: str, as_json: bool) -> None:
 
 @models.command()
 @click.argument("ref", required=False)
+@click.option(
+    "--context", "context_size", type=int, default=4096, show_default=True, help="Tokens one request may use."
+)
+@click.option("--slots", type=int, default=2, show_default=True, help="Requests worked on at the same time.")
+@click.option("--cache-type-k", default="f16", show_default=True, help="Number format of the KV cache's keys.")
+@click.option("--cache-type-v", default="f16", show_default=True, help="Number format of the KV cache's values.")
+@click.option("--gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU; -1 all.")
+@click.option("--quick", is_flag=True, help="Start no program and ask no network.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fit(ref: str | None, as_json: bool, quick: bool, **settings: Any) -> None:
+    """Whether a server with the model would fit into memory, also before it is fetched; exit code 1 when not."""
+    found = Lab().models.fit(ref, quick=quick, report=TerminalReport(), **settings)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        print_table(found.model, ("", ""), found.rows())
+    if found.verdict == "does not fit":
+        sys.exit(1)
+
+
+@models.command()
+@click.argument("ref", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(ref: str | None, as_json: bool) -> None:
     """Read the whole file again and compare its sha256 (default: the default model)."""
-    library = Lab().models
-    model = library.verify(ref or library.default)
+    model = Lab().models.verify(ref, report=TerminalReport())
     if as_json:
         print_json(model.as_dict())
     else:

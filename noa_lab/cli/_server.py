@@ -23,12 +23,20 @@ POLL_SECONDS = 0.5
 @click.option("--context", "context_size", type=int, help="Tokens one request may use (default: 4096).")
 @click.option("--slots", type=int, help="Requests worked on at the same time (default: 2).")
 @click.option("--threads", type=int, help="CPU threads (default: as measured at install).")
-def serve(model: str | None, detach: bool, context_size: int | None, slots: int | None, threads: int | None) -> None:
+@click.option("--allow-oversize", is_flag=True, help="Start it even if it does not fit into memory.")
+def serve(
+    model: str | None,
+    detach: bool,
+    context_size: int | None,
+    slots: int | None,
+    threads: int | None,
+    allow_oversize: bool,
+) -> None:
     """Start llama-server with MODEL, or join one that is up; it ends with its last holder."""
     lab = Lab()
     given: dict[str, Any] = {"context_size": context_size, "slots": slots, "threads": threads}
     settings = {name: value for name, value in given.items() if value is not None}
-    with lab.serve(model, keep=detach, report=TerminalReport(), **settings) as running:
+    with lab.serve(model, keep=detach, allow_oversize=allow_oversize, report=TerminalReport(), **settings) as running:
         click.echo(f"{running.name} is ready at {running.base_url} (pid {running.pid})")
         if detach:
             click.echo(f"It stays until: noa-lab stop {running.name}")

@@ -95,7 +95,7 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output; texts are printed as they are, without markup."""
+    """A table on standard output; texts are printed as they are, without markup. Columns without any name have no head line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -103,7 +103,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     def plain(value: object) -> Text:
         return Text(" ".join(printable(str(value)).split()))
 
-    table = Table(title=plain(title) if title else None, title_justify="left", title_style="bold")
+    table = Table(
+        title=plain(title) if title else None, title_justify="left", title_style="bold", show_header=any(columns)
+    )
     for column in columns:
         table.add_column(plain(column))
     for row in rows:

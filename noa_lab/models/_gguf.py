@@ -92,7 +92,8 @@ class _Reader:
         self._read_keys(keys)
         found, furthest = self._read_tensors(tensors)
         header = GgufHeader(self._values, self._lengths, found, window.position, window.size)
-        if not header.architecture:
+        # The parts of a split model say what the model is in the first one only.
+        if not header.architecture and not header.number("split.no"):
             window.broken("it names no architecture")
         if tensors and header.data_offset + furthest > window.size:
             missing = header.data_offset + furthest - window.size

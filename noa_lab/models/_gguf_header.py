@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 
 from noa_lab.models._file import ModelMetadata
 
@@ -103,6 +104,15 @@ class GgufHeader:
         """A fact of each layer that a file gives as one number for all or as a list; [] where it is neither."""
         found = self.numbers(f"{self.text('general.architecture')}.{key}")
         return found * layers if len(found) == 1 else found if len(found) == layers else []
+
+    def joined(self, others: Iterable[GgufHeader]) -> GgufHeader:
+        """The header of the whole model, of which this is the first part and `others` are the further ones."""
+        parts = (self, *others)
+        return replace(
+            self,
+            tensors=tuple(chain.from_iterable(part.tensors for part in parts)),
+            file_bytes=sum(part.file_bytes for part in parts),
+        )
 
     def metadata(self) -> ModelMetadata:
         """The facts that people look at."""

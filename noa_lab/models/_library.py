@@ -2,71 +2,23 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 from noa_lab.errors import UnknownModel
 from noa_lab.events import CancelToken, Report, silent
+from noa_lab.models import _listing
 from noa_lab.models._catalogue import catalogue
 from noa_lab.models._fetch import fetch, find, installed, verify
 from noa_lab.models._file import ModelFile
+from noa_lab.models._listing import ModelList
 from noa_lab.models._reference import Named, parse_reference
+from noa_lab.models.memory import Fit, MemorySettings, find_fit
 from noa_lab.paths import Home
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["Models"]
 
-__all__ = ["ModelListing", "Models"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelListing:
-    """One row of the list of models.
-
-    Attributes:
-        name: What to call it by.
-        installed: Whether its bytes are on this machine.
-        default: Whether it is used where no model is named.
-        size_bytes: Size of the file; None where the catalogue does not know it.
-        quantization: For example "Q4_K_M".
-        context_length: Tokens it was trained for; None where unknown.
-        licence: As the catalogue says.
-        use_case: What it is good for.
-    """
-
-    name: str
-    installed: bool
-    default: bool
-    size_bytes: int | None
-    quantization: str
-    context_length: int | None
-    licence: str
-    use_case: str
-
-
-class ModelList(tuple[ModelListing, ...]):
-    """Rows of models; a table in a notebook."""
-
-    __slots__ = ()
-
-    def _repr_html_(self) -> str:
-        head = "<tr><th>Model</th><th>Here</th><th>Size</th><th>Quantisation</th><th>Context</th><th>For</th><th>Licence</th></tr>"
-        return f"<table><thead>{head}</thead><tbody>{''.join(self._rows())}</tbody></table>"
-
-    def _rows(self) -> Iterator[str]:
-        for row in self:
-            size = f"{row.size_bytes / 1e6:,.0f} MB" if row.size_bytes else "?"
-            cells = (
-                row.name + (" (default)" if row.default else ""),
-                "yes" if row.installed else "no",
-                size,
-                row.quantization,
-                f"{row.context_length:,}" if row.context_length else "?",
-                row.use_case,
-                row.licence,
-            )
-            yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+_USUAL = MemorySettings()
 
 
 class Models:
@@ -92,37 +44,8 @@ class Models:
         return catalogue(self._home).default.name
 
     def list(self) -> ModelList:
-        """The catalogue's models, then those on disk that it does not name."""
-        here = {model.name: model for model in installed(self._home)}
-        known = catalogue(self._home)
-        rows = [
-            ModelListing(
-                name=entry.name,
-                installed=self.find(entry.name) is not None,
-                default=entry.name == known.default.name,
-                size_bytes=entry.size_bytes,
-                quantization=entry.quantization,
-                context_length=entry.context_length,
-                licence=entry.licence,
-                use_case=entry.use_case,
-            )
-            for entry in known
-        ]
-        rows += [
-            ModelListing(
-                name=model.name,
-                installed=True,
-                default=False,
-                size_bytes=model.size_bytes,
-                quantization=model.metadata.quantization,
-                context_length=model.metadata.context_length,
-                licence="",
-                use_case=model.source,
-            )
-            for name, model in sorted(here.items())
-            if name not in known
-        ]
-        return ModelList(rows)
+        """The catalogue's models, then those on disk that it does not name; whether each fits, by a quick look."""
+        return _listing.list_models(self._home)
 
     def get(self, ref: str | None = None, *, report: Report = silent, cancel: CancelToken | None = None) -> ModelFile:
         """The model, fetched and verified first if it is not here yet.
@@ -166,17 +89,80 @@ class Models:
             return {"installed": True, **found.as_dict()}
         for row in self.list():
             if row.name == ref:
-                return {field: getattr(row, field) for field in ModelListing.__slots__}
+                return asdict(row)
         raise UnknownModel.among("model", ref, [row.name for row in self.list()])
 
-    def verify(self, ref: str) -> ModelFile:
+    def fit(
+        self,
+        ref: str | None = None,
+        *,
+        context_size: int = _USUAL.context_size,
+        slots: int = _USUAL.slots,
+        cache_type_k: str = _USUAL.cache_type_k,
+        cache_type_v: str = _USUAL.cache_type_v,
+        gpu_layers: int = _USUAL.gpu_layers,
+        ubatch_size: int = _USUAL.ubatch_size,
+        flash_attention: str = _USUAL.flash_attention,
+        quick: bool = False,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> Fit:
+        """Whether a server with this model would fit into memory; also before the model was downloaded.
+
+        Of a model that is not here, the first few MB are read where it is. The numbers come from llama.cpp's own layout of the model,
+        corrected by what past loads really took; without llama.cpp from the header alone.
+
+        Args:
+            ref: As for `get`; None for the default model.
+            context_size: Tokens that one request may use.
+            slots: Requests worked on at the same time.
+            cache_type_k: Number format of the keys in the KV cache: "f16", "q8_0", ...
+            cache_type_v: Number format of the values.
+            gpu_layers: Layers on the GPU; 0 none, -1 all.
+            ubatch_size: Most prompt tokens computed at once.
+            flash_attention: "auto", "on" or "off".
+            quick: Start no program and ask no network.
+            report: Told about the header that is read.
+            cancel: Stops it.
+
+        Raises:
+            UnknownModel: When the reference names nothing.
+            DownloadFailed: When nothing is known here, and where it is cannot be reached.
+            ModelFileBroken: When the file is no readable GGUF.
+            BadInput: When a setting is not allowed.
+            Cancelled: When `cancel` was.
+        """
+        settings = MemorySettings(
+            context_size, slots, cache_type_k, cache_type_v, gpu_layers, ubatch_size, flash_attention
+        )
+        return find_fit(ref or self.default, self._home, settings, quick=quick, report=report, cancel=cancel)
+
+    def verify(
+        self, ref: str | ModelFile | None = None, *, report: Report = silent, cancel: CancelToken | None = None
+    ) -> ModelFile:
         """Read the whole file again and compare its sha256 with the recorded one.
+
+        Args:
+            ref: Which model; None for the default model.
+            report: Told about the progress.
+            cancel: Stops it.
 
         Raises:
             UnknownModel: When the model is not on this machine.
+            ModelFileBroken: When the file is gone or its header is broken.
             ChecksumMismatch: When the bytes have changed.
+            Cancelled: When `cancel` was.
+        """
+        model = ref if isinstance(ref, ModelFile) else self._here(ref or self.default)
+        return verify(model, report=report, cancel=cancel)
+
+    def _here(self, ref: str) -> ModelFile:
+        """The model, which must be on this machine.
+
+        Raises:
+            UnknownModel: When it is not; the nearest one that is is offered.
         """
         found = self.find(ref)
         if found is None:
             raise UnknownModel.among("model", ref, [model.name for model in installed(self._home)], where="here")
-        return verify(found)
+        return found

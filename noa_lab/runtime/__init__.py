@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noa_lab.runtime._advisories import Advice, advice_for, is_loopback, refuse_known_bad
 from noa_lab.runtime._backends import Choice, Gpu, choose_backend
 from noa_lab.runtime._bindings import bindings_linked, link_bindings
+from noa_lab.runtime._free_memory import FreeMemory, free_memory
 from noa_lab.runtime._install import install
 from noa_lab.runtime._libraries import beside_first
 from noa_lab.runtime._lock import exclusive
@@ -18,7 +19,7 @@ from noa_lab.runtime._machine import Machine, machine
 from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
-from noa_lab.runtime._process import PATIENT_THREADS
+from noa_lab.runtime._process import PATIENT_THREADS, Finished, clean_environment, run
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
 from noa_lab.runtime._wish import OPTIONS_OF, WAYS
@@ -39,6 +40,8 @@ __all__ = [
     "WAYS",
     "Advice",
     "Choice",
+    "Finished",
+    "FreeMemory",
     "Gpu",
     "InstallOptions",
     "InstallPlan",
@@ -51,10 +54,12 @@ __all__ = [
     "beside_first",
     "bindings_linked",
     "choose_backend",
+    "clean_environment",
     "current",
     "download_distribution",
     "embedded",
     "exclusive",
+    "free_memory",
     "install",
     "is_loopback",
     "link_bindings",
@@ -62,6 +67,7 @@ __all__ = [
     "plan_install",
     "refuse_known_bad",
     "rollback",
+    "run",
     "runtimes",
     "smoke_test",
     "spelled_out",

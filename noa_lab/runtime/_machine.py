@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from noa_lab.runtime._free_memory import free_memory
 from noa_lab.runtime._pins import architecture
 
 __all__ = ["Machine", "machine"]
@@ -81,10 +82,7 @@ def machine() -> Machine:
     """Look at this machine; takes a few milliseconds."""
     import psutil
 
-    memory = psutil.virtual_memory()
-    limit, used = _container_memory()
-    total = min(memory.total, limit) if limit else memory.total
-    available = min(memory.available, max(0, limit - used)) if limit else memory.available
+    memory = free_memory()
     name, flags = _cpu()
     return Machine(
         system=platform.system(),
@@ -92,8 +90,8 @@ def machine() -> Machine:
         cpu=name,
         cores=_usable_cores(),
         physical_cores=psutil.cpu_count(logical=False) or _usable_cores(),
-        memory_bytes=total,
-        memory_available_bytes=available,
+        memory_bytes=memory.total_bytes,
+        memory_available_bytes=memory.free_bytes,
         features=flags,
         gpus=_gpus(),
     )
@@ -105,19 +103,6 @@ def _usable_cores() -> int:
     if len(quota) == 2 and quota[0].isdigit() and quota[1].isdigit() and int(quota[1]):
         cores = min(cores, max(1, round(int(quota[0]) / int(quota[1]))))
     return max(1, cores)
-
-
-def _container_memory() -> tuple[int, int]:
-    """Limit and use of this container's memory in bytes; a limit of 0 is none."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        text, now = _read(Path(limit)).strip(), _read(Path(used)).strip()
-        if text.isdigit() and now.isdigit():
-            # cgroup v1 writes "no limit" as a number near 2**63.
-            return (int(text), int(now)) if int(text) < 2**60 else (0, 0)
-    return 0, 0
 
 
 def _read(path: Path) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import BadInput, ServerError
+from noa_lab.models.memory import prompt_cache_bytes
 from noa_lab.runtime import PATIENT_THREADS, refuse_known_bad
 from noa_lab.server._options import option_arguments
 
@@ -178,7 +179,7 @@ def _sizes(s: ServerSettings) -> list[_Flag]:
 
 def _optional(s: ServerSettings, path: str, runtime: Runtime, verbosity: int) -> list[_Flag]:
     """What is given only where it differs from llama-server's default, so that old builds without it serve as well."""
-    flags = [*_flash(s, runtime), *_load_mode(s, runtime)]
+    flags = [*_flash(s, runtime), *_load_mode(s, runtime), *_prompt_cache(s)]
     flags += [_Flag("-ctk", "--cache-type-k", s.cache_type_k)] if s.cache_type_k != "f16" else []
     flags += [_Flag("-ctv", "--cache-type-v", s.cache_type_v)] if s.cache_type_v != "f16" else []
     flags += [_Flag("-lv", "--log-verbosity", str(verbosity))] if verbosity > 3 else []
@@ -193,6 +194,13 @@ def _flash(s: ServerSettings, runtime: Runtime) -> list[_Flag]:
     if "--flash-attn" in runtime.server_switches or 1 < runtime.build_number < _FLASH_TAKES_A_VALUE:
         return [_Flag("-fa", "--flash-attn")] if s.flash_attention == "on" else []
     return [_Flag("-fa", "--flash-attn", s.flash_attention)]
+
+
+def _prompt_cache(s: ServerSettings) -> list[_Flag]:
+    """How much memory earlier prompts may be kept in: llama-server's own 8 GiB are more than many machines have."""
+    if "cache-ram" in s.options:
+        return []
+    return [_Flag("-cram", "--cache-ram", str(prompt_cache_bytes() // 2**20), said=False)]
 
 
 def _load_mode(s: ServerSettings, runtime: Runtime) -> list[_Flag]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from noa_lab.server._holding import hold as hold_on
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._launch import find_or_start
-from noa_lab.server._record import ServerRecord
+from noa_lab.server._record import ServerRecord, read_records
 from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._spawn import start_server
@@ -41,6 +42,7 @@ def serve(
     *,
     home: Home,
     keep: bool = False,
+    admit: Callable[[ServerSettings], None] | None = None,
     report: Report = silent,
     cancel: CancelToken | None = None,
     timeout: float = READY_SECONDS,
@@ -53,6 +55,8 @@ def serve(
         settings: How to run it; None is `ServerSettings()`.
         home: Where its record and its log go.
         keep: Let it stay when its last holder has gone. Joining with `keep` makes a server stay that would not have.
+        admit: Asked, with the settings filled in, before another server is started, never before joining one; what it raises is
+            raised.
         report: Told of the progress.
         cancel: Stops the starting, and lets go of everything.
         timeout: Seconds until it has to be ready.
@@ -67,6 +71,8 @@ def serve(
     started = time.monotonic()
     launch = plan_launch(runtime, model, settings or ServerSettings(), tuned=find_tuned(home, runtime, model))
     report(Progress(STEP, f"looking for a server with {model.name}"))
+    if admit is not None and not _can_join(home, launch.fingerprint):
+        admit(launch.settings)
     hold = find_or_start(
         home,
         launch.alias,
@@ -89,6 +95,10 @@ def serve(
     how = "joined" if hold.joined else f"ready after {seconds:.1f} s"
     report(Progress(STEP, f"{server.name} {how}: {server.base_url}", done=1, total=1, finished=True))
     return server
+
+
+def _can_join(home: Home, fingerprint: str) -> bool:
+    return any(record.fingerprint == fingerprint and record.watched for record in read_records(home))
 
 
 def attach(home: Home, name: str) -> Server:

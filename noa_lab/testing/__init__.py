@@ -6,10 +6,12 @@ Each fake is contract-tested against what it imitates; nothing in the product im
 from noa_lab.inference import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
 from noa_lab.testing._file_server import FileFault, FileServer, Valve
+from noa_lab.testing._gguf_shapes import SHAPES, Shape, write_shape
 from noa_lab.testing._release_api import FakeReleaseApi, Fault, SeenRequest
 from noa_lab.testing._release_archives import pack_companion, pack_release
 
 __all__ = [
+    "SHAPES",
     "FakeLlamaServer",
     "FakeReleaseApi",
     "Fault",
@@ -20,7 +22,9 @@ __all__ = [
     "ScriptedCall",
     "ScriptedEngine",
     "SeenRequest",
+    "Shape",
     "Valve",
     "pack_companion",
     "pack_release",
+    "write_shape",
 ]

@@ -14,6 +14,7 @@ from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
 from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
+from noa_lab.workbench._memory import ServerMemory
 from noa_lab.workbench._served_models import get_model, resolve_model
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Lab:
         ref: str | None = None,
         *,
         keep: bool = False,
+        allow_oversize: bool = False,
         report: Report = silent,
         cancel: CancelToken | None = None,
         **settings: Any,
@@ -152,6 +154,7 @@ class Lab:
         Args:
             ref: A name of server.yaml or of the catalogue, a reference or a path; None for the catalogue's default model.
             keep: Whether it stays after its last holder.
+            allow_oversize: Start it even if it does not fit into memory.
             report: Told about the progress.
             cancel: Gives up the start when cancelled.
             settings: Fields of `ServerSettings`: context_size, slots, threads, ...
@@ -161,6 +164,7 @@ class Lab:
             RuntimeMissing: When llama.cpp is not installed.
             ServerExited: When llama-server ended while starting.
             ServerNotReady: When it took too long.
+            NotEnoughMemory: When it cannot fit into the memory that is free.
             BadInput: When a setting is wrong; ConfigInvalid for one of server.yaml.
         """
         from noa_lab import server
@@ -170,7 +174,20 @@ class Lab:
         chosen = config.settings(name, **settings)
         current = runtime.current(self.home)
         model = get_model(config, name, self.models, report=report, cancel=cancel)
-        return server.serve(current, model, chosen, home=self.home, keep=keep, report=report, cancel=cancel)
+        memory = ServerMemory(self.home, current, model, report=report, cancel=cancel)
+        up = server.serve(
+            current,
+            model,
+            chosen,
+            home=self.home,
+            keep=keep,
+            admit=None if allow_oversize else memory.admit,
+            report=report,
+            cancel=cancel,
+        )
+        if not up.joined:
+            memory.remember(up)
+        return up
 
     def route(
         self,

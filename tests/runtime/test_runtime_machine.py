@@ -37,28 +37,6 @@ def test_cpu_features_by_their_common_names() -> None:
     assert _machine._linux_cpu("")[1] == ()
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"/sys/fs/cgroup/memory.max": "4000\n", "/sys/fs/cgroup/memory.current": "1000\n"}, (4000, 1000)),
-        ({"/sys/fs/cgroup/memory.max": "max\n", "/sys/fs/cgroup/memory.current": "1000\n"}, (0, 0)),
-        (
-            {
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
-                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "5",
-            },
-            (0, 0),
-        ),
-        ({}, (0, 0)),
-    ],
-)
-def test_a_containers_memory_limit_counts(
-    files: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_machine, "_read", lambda path: files.get(str(path), ""))
-    assert _machine._container_memory() == expected
-
-
 def test_a_containers_share_of_cores_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_machine, "_read", lambda path: "100000 100000")
     assert _machine._usable_cores() == 1

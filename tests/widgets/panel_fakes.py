@@ -42,6 +42,9 @@ def listing(name, installed, default=False, **more):
         "context_length": 8192,
         "licence": "Apache-2.0",
         "use_case": "tests",
+        "size": "98.4 MB",
+        "fits": "fits",
+        "needs_bytes": 345_800_000,
     }
     return SimpleNamespace(name=name, installed=installed, default=default, **{**base, **more})
 
@@ -153,7 +156,7 @@ class FakeLab:
 
     # Servers
 
-    def serve(self, ref=None, *, keep=False, report=silent, cancel=None, **settings):
+    def serve(self, ref=None, *, keep=False, allow_oversize=False, report=silent, cancel=None, **settings):
         self.calls.append(("serve", ref, keep, settings))
         self.work("Start llama-server", report, cancel)
         server = FakeServer(self, ref or "smollm2-135m")

@@ -1,0 +1,136 @@
+"""The list of models: what has a name and what is here, with whether it fits."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from noa_lab.errors import NoaLabError
+from noa_lab.models._catalogue import CatalogueEntry, catalogue
+from noa_lab.models._fetch import find, installed
+from noa_lab.models._file import ModelFile
+from noa_lab.models.memory import Fit, MemorySettings, find_fit, fit_of_file
+from noa_lab.paths import Home
+from noa_lab.runtime import FreeMemory, free_memory
+
+__all__ = ["ModelList", "ModelListing", "list_models"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelListing:
+    """One row of the list of models.
+
+    Attributes:
+        name: What to call it by.
+        installed: Whether its bytes are on this machine.
+        default: Whether it is used where no model is named.
+        size_bytes: Size of the file; None where the catalogue does not know it.
+        size: The same in words, "about" where it was not measured; "" where nothing is known.
+        quantization: For example "Q4_K_M".
+        context_length: Tokens it was trained for; None where unknown.
+        licence: As the catalogue says.
+        use_case: What it is good for.
+        fits: Whether it would fit into memory now, with the usual settings: "fits", "tight", "does not fit", "" where that is not known.
+        needs_bytes: Memory that it would take; None where that is not known.
+    """
+
+    name: str
+    installed: bool
+    default: bool
+    size_bytes: int | None
+    size: str
+    quantization: str
+    context_length: int | None
+    licence: str
+    use_case: str
+    fits: str = ""
+    needs_bytes: int | None = None
+
+
+class ModelList(tuple[ModelListing, ...]):
+    """Rows of models; a table in a notebook."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        heads = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Licence")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
+
+    def _rows(self) -> Iterator[str]:
+        for row in self:
+            cells = (
+                row.name + (" (default)" if row.default else ""),
+                "yes" if row.installed else "no",
+                row.size or "?",
+                row.quantization,
+                f"{row.context_length:,}" if row.context_length else "?",
+                f"{row.needs_bytes / 1e9:.1f} GB" if row.needs_bytes else "?",
+                row.fits or "?",
+                row.use_case,
+                row.licence,
+            )
+            yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def list_models(home: Home) -> ModelList:
+    """The catalogue's models, then those on disk that it does not name; asks no network and starts nothing."""
+    known = catalogue(home)
+    free = free_memory()
+    rows = [_of_entry(entry, home, free, default=entry.name == known.default.name) for entry in known]
+    named = {model.path for entry in known if (model := find(entry.name, home)) is not None}
+    others = [model for model in installed(home) if model.name not in known and model.path not in named]
+    return ModelList([*rows, *(_of_file(model, home, free) for model in others)])
+
+
+def _of_entry(entry: CatalogueEntry, home: Home, free: FreeMemory, *, default: bool) -> ModelListing:
+    here = find(entry.name, home)
+    fit = _fit(entry.name if here is None else here, home, free)
+    size = here.size_bytes if here is not None else entry.size_bytes
+    return ModelListing(
+        name=entry.name,
+        installed=here is not None,
+        default=default,
+        size_bytes=size,
+        size=_words(size) or entry.size,
+        quantization=entry.quantization,
+        context_length=entry.context_length,
+        licence=entry.licence,
+        use_case=entry.use_case,
+        fits=fit.verdict if fit is not None else "",
+        needs_bytes=fit.bytes if fit is not None else None,
+    )
+
+
+def _of_file(model: ModelFile, home: Home, free: FreeMemory) -> ModelListing:
+    fit = _fit(model, home, free)
+    return ModelListing(
+        name=model.name,
+        installed=True,
+        default=False,
+        size_bytes=model.size_bytes,
+        size=_words(model.size_bytes),
+        quantization=model.metadata.quantization,
+        context_length=model.metadata.context_length,
+        licence="",
+        use_case=model.source,
+        fits=fit.verdict if fit is not None else "",
+        needs_bytes=fit.bytes if fit is not None else None,
+    )
+
+
+def _fit(model: ModelFile | str, home: Home, free: FreeMemory) -> Fit | None:
+    """A quick answer; None where nothing is known, which is no reason not to list the model."""
+    try:
+        if isinstance(model, str):
+            return find_fit(model, home, MemorySettings(), quick=True, free=free)
+        return fit_of_file(model, home, MemorySettings(), quick=True, free=free)
+    except NoaLabError:
+        return None
+
+
+def _words(size: int | None) -> str:
+    if not size:
+        return ""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

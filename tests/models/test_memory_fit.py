@@ -1,0 +1,347 @@
+"""Will it fit? The verdict, the largest context, and every way to the numbers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ranged_server import RangedServer
+
+from noa_lab.errors import BadInput, DownloadFailed, ModelFileBroken, UnknownModel
+from noa_lab.models import Models
+from noa_lab.models._gguf import read_header_of
+from noa_lab.models._gguf_header import GgufHeader
+from noa_lab.models._reference import HubFile, WebFile
+from noa_lab.models.memory import MemorySettings, find_fit
+from noa_lab.models.memory import _find_fit as finding
+from noa_lab.models.memory._heads import Head, header_of_heads, read_head, recall_heads, remember_heads
+from noa_lab.models.memory._judge import Subject, judge
+from noa_lab.models.memory._parts import DeviceMemory, MemoryParts
+from noa_lab.models.memory._remote import read_heads
+from noa_lab.models.memory._stand_in import stand_in
+from noa_lab.paths import Home
+from noa_lab.runtime import FreeMemory, Runtime
+from noa_lab.testing import SHAPES, write_shape
+
+GB = 10**9
+REF = "hf://someone/a-model/model.gguf"
+
+
+@pytest.fixture(scope="module")
+def header(tmp_path_factory: pytest.TempPathFactory) -> GgufHeader:
+    return read_header_of(write_shape(tmp_path_factory.mktemp("s") / "s.gguf", SHAPES["llama-3.2-3b"], "Q4_0"))
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """A home without llama.cpp and without models."""
+    monkeypatch.setenv("NOA_LAB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return Home(tmp_path / "home")
+
+
+def free(count: float, total: float = 32 * GB) -> FreeMemory:
+    return FreeMemory(int(count), int(total))
+
+
+def verdict_at(header: GgufHeader, memory: float, **more: object) -> str:
+    return judge(Subject("m", header), MemorySettings(**more), free(memory)).verdict  # type: ignore[arg-type]
+
+
+def test_the_verdict_follows_the_interval(header: GgufHeader) -> None:
+    fit = judge(Subject("m", header), MemorySettings(), free(32 * GB))
+    assert fit.low_bytes < fit.bytes < fit.high_bytes
+    assert verdict_at(header, fit.high_bytes) == "fits"
+    assert verdict_at(header, fit.high_bytes - 1) == "tight"
+    assert verdict_at(header, fit.low_bytes) == "tight"
+    assert verdict_at(header, fit.low_bytes - 1) == "does not fit"
+
+
+def test_a_full_gpu_decides_too(header: GgufHeader) -> None:
+    fit = judge(Subject("m", header), MemorySettings(), free(32 * GB))
+    gpu = DeviceMemory("CUDA0", MemoryParts(weights=2 * GB), free_bytes=GB)
+    assert replace(fit, devices=(gpu,)).verdict == "does not fit"
+    assert replace(fit, devices=(replace(gpu, free_bytes=3 * GB),)).verdict == "fits"
+    assert replace(fit, devices=(replace(gpu, free_bytes=None),)).verdict == "fits"
+
+
+@given(memory=st.integers(1 * GB, 40 * GB), slots=st.integers(1, 8), kind=st.sampled_from(["f16", "q8_0"]))
+@settings(max_examples=60, deadline=None)
+def test_the_largest_context_fits_and_the_next_does_not(header: GgufHeader, memory: int, slots: int, kind: str) -> None:
+    fit = judge(Subject("m", header), MemorySettings(512, slots, kind, kind), free(memory))
+    largest = fit.largest_context
+    assert largest is not None
+    assert largest % 256 == 0
+    if largest:
+        assert (
+            verdict_at(header, memory, context_size=largest, slots=slots, cache_type_k=kind, cache_type_v=kind)
+            == "fits"
+        )
+    if largest < 131072:
+        more = {"context_size": largest + 1024, "slots": slots, "cache_type_k": kind, "cache_type_v": kind}
+        assert verdict_at(header, memory, **more) != "fits"
+
+
+def test_an_architecture_that_was_never_measured_says_so_and_is_less_sure(header: GgufHeader) -> None:
+    known = judge(Subject("m", header), MemorySettings(), free(32 * GB))
+    odd = replace(header, values={**header.values, "general.architecture": "llama-9000"})
+    renamed = {key.replace("llama.", "llama-9000.", 1): value for key, value in odd.values.items()}
+    unknown = judge(Subject("m", replace(odd, values=renamed)), MemorySettings(), free(32 * GB))
+    assert known.measured
+    assert not unknown.measured
+    assert "never measured" in " ".join(unknown.notes)
+    assert unknown.bytes == known.bytes
+    assert unknown.high_bytes - unknown.bytes > 2 * (known.high_bytes - known.bytes)
+
+
+def test_it_can_be_read_everywhere(header: GgufHeader) -> None:
+    fit = judge(Subject("<b>m</b>", header), MemorySettings(), free(2 * GB), notes=["A note & more."])
+    assert "2 slots of 4,096 tokens" in str(fit)
+    assert "<b>m</b>" not in fit._repr_html_().replace("<b>&lt;", "")
+    assert "A note &amp; more." in fit._repr_html_()
+    data = fit.as_dict()
+    assert data["verdict"] == "does not fit"
+    assert data["bytes"] == sum(data["parts"].values())
+    assert data["settings"]["slots"] == 2
+
+
+def test_of_a_catalogue_entry_whose_place_cannot_be_reached_the_words_are_known(
+    empty_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(finding, "read_heads", refuse)
+    fit = find_fit("llama-3.1-8b", empty_home, MemorySettings(), free=free(8 * GB))
+    assert (fit.how, fit.bytes, fit.verdict) == ("catalogue", 10 * GB, "tight")
+    assert "not reached" in " ".join(fit.notes)
+    assert "made up of" not in str(fit)
+    assert (
+        find_fit("llama-3.1-8b", empty_home, MemorySettings(), quick=True, free=free(5 * GB)).verdict == "does not fit"
+    )
+    with pytest.raises(DownloadFailed):
+        find_fit(REF, empty_home, MemorySettings())
+    with pytest.raises(UnknownModel):
+        find_fit("llama-3.1-9b", empty_home, MemorySettings())
+    with pytest.raises(ModelFileBroken):
+        find_fit("nowhere/model.gguf", empty_home, MemorySettings())
+
+
+def refuse(*_: object, **__: object) -> list[Head]:
+    raise DownloadFailed("The header of x could not be read: not reached.", fix="-", source="x", reason="offline")
+
+
+def test_the_list_says_what_fits_without_network_or_program(empty_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "read_heads", lambda *_, **__: pytest.fail("the network was asked"))
+    monkeypatch.setattr(finding, "ask_fit_params", lambda *_, **__: pytest.fail("a program was started"))
+    write_shape(empty_home.models / "mine.gguf", SHAPES["qwen3-0.6b"])
+    rows = {row.name: row for row in Models(empty_home).list()}
+    assert rows["mine"].fits in {"fits", "tight", "does not fit"}
+    assert 0.6 * GB < (rows["mine"].needs_bytes or 0) < 2.5 * GB
+    assert rows["llama-3.2-3b"].needs_bytes == 4 * GB
+    assert rows["llama-3.2-3b"].size == "about 2 GB"
+
+
+# Before the download: the beginning of a file that is somewhere else.
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangedServer]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    write_shape(folder / "model.gguf", replace(SHAPES["qwen2.5-0.5b"], vocabulary=40_000), words=True)
+    server = RangedServer(folder)
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield server
+    server.close()
+
+
+def test_only_the_beginning_of_the_file_is_read(site: RangedServer, empty_home: Home) -> None:
+    path = site.folder / "model.gguf"
+    local, header = path.stat().st_size, read_header_of(path)
+    fit = find_fit(REF, empty_home, MemorySettings(), free=free(32 * GB))
+    assert fit.how == "header"
+    assert fit.host.weights == sum(tensor.size_bytes for tensor in header.tensors)
+    read = sum(end - start for _, start, end in site.asked)
+    assert read < 2 * header.data_offset + 2**21 < local / 20
+    assert len(site.asked) <= 8
+    seen = len(site.asked)
+    again = find_fit(REF, empty_home, MemorySettings(slots=1), quick=True, free=free(32 * GB))
+    assert len(site.asked) == seen, "it is remembered"
+    assert again.bytes < fit.bytes
+
+
+@pytest.mark.real
+def test_before_and_after_the_download_say_the_same(site: RangedServer, home: Home, runtime: Runtime) -> None:
+    before = find_fit(REF, home, MemorySettings(), free=free(32 * GB))
+    after = find_fit(site.folder / "model.gguf", home, MemorySettings(), free=free(32 * GB))
+    assert before.how == after.how == "llama-fit-params"
+    assert replace(before.host) == after.host
+
+
+def test_the_token_goes_to_the_hub_alone(site: RangedServer, empty_home: Home) -> None:
+    find_fit(REF, empty_home, MemorySettings())
+    assert all(token == "Bearer hf_secret" for _, token in site.tokens)
+    site.tokens.clear()
+    site.fault = "elsewhere"
+    read_heads(HubFile("someone/a-model", "model.gguf"), report=lambda _: None, cancel=None)
+    assert {host.partition(":")[0] for host, token in site.tokens if token} == {"127.0.0.1"}
+    assert any(host.startswith("localhost") and not token for host, token in site.tokens)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("no ranges", "status 200"),
+        ("other part", "another part"),
+        ("gated", "licence"),
+        ("missing", "status 404"),
+    ],
+)
+def test_places_that_give_no_header(site: RangedServer, empty_home: Home, fault: str, words: str) -> None:
+    site.fault = fault
+    with pytest.raises(DownloadFailed) as caught:
+        find_fit(REF, empty_home, MemorySettings())
+    assert words in caught.value.message
+    assert caught.value.fix
+    assert recall_heads(empty_home, REF) == []
+
+
+def test_what_is_no_model_there_is_named(site: RangedServer, empty_home: Home) -> None:
+    (site.folder / "model.gguf").write_bytes(b"<!DOCTYPE html>" * 1000)
+    with pytest.raises(ModelFileBroken):
+        find_fit(REF, empty_home, MemorySettings())
+
+
+def test_plain_http_is_for_a_hub_on_it_alone(site: RangedServer, empty_home: Home) -> None:
+    with pytest.raises(DownloadFailed, match="not encrypted"):
+        read_heads(WebFile(f"{site.url}/x/resolve/main/model.gguf"), report=lambda _: None, cancel=None)
+
+
+def split_files(folder: Path) -> int:
+    """A model in three files, as llama-gguf-split makes them; returns the bytes of its tensors."""
+    writer = gguf.GGUFWriter(folder / "parts.gguf", "llama", split_max_tensors=2)
+    writer.add_context_length(2048)
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_head_count(4)
+    writer.add_vocab_size(256)
+    total = 0
+    for number in range(5):
+        data = np.ones((64, 64), dtype=np.float16)
+        writer.add_tensor(f"blk.{number}.ffn_up.weight", data)
+        total += data.nbytes
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return total
+
+
+def test_a_model_in_several_files_is_one_model(site: RangedServer, empty_home: Home) -> None:
+    total = split_files(site.folder)
+    fit = find_fit("hf://someone/a-model/parts-00001-of-00003.gguf", empty_home, MemorySettings())
+    assert fit.host.weights == total
+    assert {name for name, _, _ in site.asked} == {f"parts-0000{number}-of-00003.gguf" for number in (1, 2, 3)}
+
+
+# The parts of it.
+
+
+def test_heads_are_remembered_for_a_while_and_broken_memories_are_none(empty_home: Home, tmp_path: Path) -> None:
+    path = write_shape(tmp_path / "s.gguf", replace(SHAPES["smollm2-135m"], vocabulary=5_000), words=True)
+    head = head_of(path)
+    remember_heads(empty_home, "a", [head, head])
+    assert recall_heads(empty_home, "a") == [head, head]
+    assert recall_heads(empty_home, "b") == []
+    assert recall_heads(empty_home, "a", days=0) == []
+    (kept,) = (empty_home.models / ".heads").iterdir()
+    for broken in (b"", kept.read_bytes()[:-5], b"\xff" * 500):
+        kept.write_bytes(broken)
+        assert (
+            all(each.name == head.name for each in recall_heads(empty_home, "a")) or recall_heads(empty_home, "a") == []
+        )
+
+
+class FileSource:
+    def __init__(self, path: Path) -> None:
+        self._path, self.name, self.size = path, path.name, path.stat().st_size
+        self.reads: list[int] = []
+
+    def read(self, offset: int, count: int) -> bytes:
+        self.reads.append(count)
+        with self._path.open("rb") as file:
+            file.seek(offset)
+            return file.read(count)
+
+
+def head_of(path: Path) -> Head:
+    return read_head(FileSource(path))
+
+
+def test_a_head_says_what_the_file_says(tmp_path: Path) -> None:
+    path = write_shape(tmp_path / "s.gguf", replace(SHAPES["gemma-3-270m"], vocabulary=40_000), words=True)
+    head, header = head_of(path), read_header_of(path)
+    assert header_of_heads([head]).tensors == header.tensors
+    assert len(head.content) == header.data_offset
+    assert head.size == path.stat().st_size
+
+
+def test_a_header_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    class Endless:
+        name, size = "endless.gguf", 2**40
+
+        def read(self, offset: int, count: int) -> bytes:
+            start = b"GGUF\x03\x00\x00\x00" + (1).to_bytes(8, "little") + (8000).to_bytes(8, "little")
+            text = (7 * 2**20).to_bytes(8, "little")
+            key = (4).to_bytes(8, "little") + b"%04d" + (8).to_bytes(4, "little") + text
+            if offset == 0:
+                return (start + (key % 1) + bytes(count))[:count]
+            return bytes(count)
+
+    with pytest.raises(ModelFileBroken):
+        read_head(Endless())
+
+
+def test_a_stand_in_is_as_large_as_the_model_and_takes_no_disk(tmp_path: Path) -> None:
+    with stand_in([(b"GGUF" * 1000, 40 * GB), (b"GGUF", GB)], tmp_path) as first:
+        assert first is not None
+        assert first.name == "model-00001-of-00002.gguf"
+        assert first.stat().st_size == 40 * GB
+        assert first.stat().st_blocks * 512 < 100_000
+        assert len(list(first.parent.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_a_stand_in_is_no_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noa_lab.models.memory._stand_in._MOST_DISK_BYTES", -(2**40))
+    with stand_in([(b"GGUF", GB)], tmp_path) as first:
+        assert first is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_without_a_place_to_look_has_no_fit(empty_home: Home) -> None:
+    with pytest.raises(BadInput, match="once it is here"):
+        find_fit("pypi://some-dist==1.0/some/model.gguf", empty_home, MemorySettings())
+
+
+def test_the_command_line_says_no_with_exit_code_1(empty_home: Home, tmp_path: Path) -> None:
+    path = write_shape(tmp_path / "huge.gguf", replace(SHAPES["llama-3.1-8b"], feed_forward=2_000_000))
+    command = [sys.executable, "-m", "noa_lab.cli", "models", "fit", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 1, done.stderr
+    assert "does not fit" in done.stdout
+    assert done.stderr == ""
