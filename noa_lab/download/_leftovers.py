@@ -13,7 +13,7 @@ from noa_lab.download._order import FetchedFile, Order
 from noa_lab.download._part import Part, discard, journal_path
 from noa_lab.paths import write_atomic
 
-__all__ = ["continued", "fits", "ready", "receipt_path", "write_receipt"]
+__all__ = ["continued", "fits", "half_fetched", "ready", "receipt_path", "write_receipt"]
 
 _CHUNK_BYTES = 2**20
 
@@ -94,3 +94,12 @@ def fits(order: Order, facts: Facts) -> bool:
         # Nothing will tell in the end: it must be the same address, the same version, and no power failure in between.
         return facts.url == shown(order.url) and bool(facts.validator) and facts.boot == boot_id()
     return facts.sha256 == order.expected or (not facts.sha256 and facts.url == shown(order.url))
+
+
+def half_fetched(target: Path) -> tuple[int, int | None] | None:
+    """How many bytes of a file are here, and how many it will have (None where that is not known); None when nothing is half-fetched."""
+    part = Part.load(target)
+    if part is None:
+        return None
+    part.close()
+    return part.pieces.here, part.pieces.total

@@ -131,8 +131,10 @@ class Pieces:
         """The second half of the claim that will take longest."""
         slowest, longest = None, _SLOW_SECONDS
         for claim in self._claims:
-            left = claim.left or 0
-            rate = (claim.at - claim.start) / max(time.monotonic() - claim.began, 0.001)
+            left, age = claim.left or 0, time.monotonic() - claim.began
+            if age < _SLOW_SECONDS:
+                continue  # nobody knows yet
+            rate = (claim.at - claim.start) / age
             if left >= 2 * PIECE_BYTES and left > longest * rate:
                 slowest, longest = claim, left / max(rate, 1.0)
         if slowest is None or slowest.end is None:
@@ -140,6 +142,12 @@ class Pieces:
         middle = -(-(slowest.at + (slowest.end - slowest.at) // 2) // PIECE_BYTES) * PIECE_BYTES
         second, slowest.end = Claim(middle, slowest.end), middle
         return second
+
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether a claim is long enough that somebody may get its second half later, should it be slow."""
+        with self._lock:
+            return any((claim.left or 0) >= 2 * PIECE_BYTES for claim in self._claims)
 
     def take_all(self, claim: Claim) -> None:
         """Let a claim reach to the end of the file: its server sends all of it whatever is asked for."""

@@ -27,6 +27,7 @@ _MOST_CLAIM_BYTES = 2**24
 _LEAST_BYTES_PER_SECOND = 1024
 _TICK_SECONDS = 0.1
 _LEAVE_SECONDS = 1.0
+_IDLE_SECONDS = 0.2
 
 
 class Transfer:
@@ -81,7 +82,7 @@ class Transfer:
         self._spawn(1)
         alive = 1
         try:
-            while alive:
+            while alive and not (self.part is not None and self.part.pieces.complete):
                 try:
                     event = self._events.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
@@ -127,7 +128,10 @@ class Transfer:
             while not self._stop.is_set():
                 claim = self._claim()
                 if claim is None:
-                    break
+                    if self.part is None or not self.part.pieces.may_be_shared:
+                        break
+                    self._stop.wait(_IDLE_SECONDS)
+                    continue
                 try:
                     self._fetch(claim)
                 except DownloadFailed as error:
@@ -158,33 +162,36 @@ class Transfer:
         if self._whole and claim.at:
             reason = "the connection breaks off, and nothing tells whether the rest is of the same file"
             raise StartOverError(failed("cut", self._order.url, reason, advice=self._order.advice), whole=True)
-        url, response = self._connections.ask(self._range(claim))
+        # Another connection may take over the claim's second half at any time: what was asked for stays what it was.
+        asked = claim.end
+        url, response = self._connections.ask(self._range(claim.at, asked))
         try:
-            answer = Answer.check(url, response, claim.at, claim.end, advice=self._order.advice)
+            answer = Answer.check(url, response, claim.at, asked, advice=self._order.advice)
             if self._stop.is_set():
                 return
-            self._accept(answer, claim)
+            part = self._accept(answer, claim)
         except BaseException:
             response.close()
             raise
+        total = part.pieces.total
+        reach = min(asked, total) if answer.partial and asked is not None and total is not None else total
         whole = False
         try:
-            whole = self._receive(answer, claim)
+            whole = self._receive(answer, claim, part, reach)
         finally:
             answer.close(reuse=whole)
 
-    def _range(self, claim: Claim) -> dict[str, str]:
+    def _range(self, start: int, end: int | None) -> dict[str, str]:
         if self._whole:
             return {}
-        last = "" if claim.end is None else claim.end - 1
-        headers = {"Range": f"bytes={claim.at}-{last}"}
+        headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
         facts = self.part.facts if self.part else None
         # Another host may count the versions of the same file in another way; where there is a hash, it will tell.
         if facts and facts.validator and (not facts.sha256 or self._connections.host == facts.host):
             headers["If-Range"] = facts.validator
         return headers
 
-    def _accept(self, answer: Answer, claim: Claim) -> None:
+    def _accept(self, answer: Answer, claim: Claim) -> Part:
         """Hold an answer against what is known of the file; the first one says what that is."""
         part = self.part
         if part is None:
@@ -200,6 +207,7 @@ class Transfer:
             self._begun = True
             if answer.partial:
                 self._events.put("begun")
+        return part
 
     def _begin(self, answer: Answer) -> Part:
         """Make the part that the first answer is the beginning of."""
@@ -238,12 +246,11 @@ class Transfer:
         if facts.validator and answer.validator and facts.validator != answer.validator and not elsewhere:
             raise StartOverError(changed)
 
-    def _receive(self, answer: Answer, claim: Claim) -> bool:
-        """Write an answer's body; True when it was read to its end."""
-        assert self.part is not None
-        pieces, order = self.part.pieces, self._order
-        end, window, before = claim.end, time.monotonic(), claim.at
-        with self.part.writer() as writer:
+    def _receive(self, answer: Answer, claim: Claim, part: Part, reach: int | None) -> bool:
+        """Write an answer's body, which ends at `reach`; True when it was read to its end."""
+        pieces, order = part.pieces, self._order
+        window, before = time.monotonic(), claim.at
+        with part.writer() as writer:
             while claim.left != 0:
                 data = answer.read(_CHUNK_BYTES if claim.left is None else min(_CHUNK_BYTES, claim.left))
                 if self._stop.is_set():
@@ -262,7 +269,7 @@ class Transfer:
                     window, before = now, claim.at
         if claim.end is None:
             pieces.end_here()
-        elif claim.left and claim.end == end:
+        elif claim.left:
             reason = f"{pieces.here:,} of {pieces.total:,} bytes arrived"
             raise failed("truncated", answer.url, reason, advice=order.advice)
-        return claim.end == end
+        return reach is None or claim.at == reach

@@ -9,6 +9,7 @@ from noa_lab.models._file import ModelFile, ModelMetadata, ModelPart
 from noa_lab.models._gguf import read_gguf
 from noa_lab.models._library import Models
 from noa_lab.models._listing import ModelListing
+from noa_lab.models._unfinished import Unfinished, discard_unfinished, unfinished
 from noa_lab.models.memory import Fit
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "ModelMetadata",
     "ModelPart",
     "Models",
+    "Unfinished",
     "catalogue",
+    "discard_unfinished",
     "fetch",
     "find",
     "fit",
@@ -29,6 +32,7 @@ __all__ = [
     "list",
     "read_gguf",
     "show",
+    "unfinished",
     "verify",
 ]
 

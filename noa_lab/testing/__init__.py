@@ -7,11 +7,13 @@ from noa_lab.inference import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
 from noa_lab.testing._file_server import FileFault, FileServer, Valve
 from noa_lab.testing._gguf_shapes import SHAPES, Shape, write_shape
+from noa_lab.testing._hub import FakeHub
 from noa_lab.testing._release_api import FakeReleaseApi, Fault, SeenRequest
 from noa_lab.testing._release_archives import pack_companion, pack_release
 
 __all__ = [
     "SHAPES",
+    "FakeHub",
     "FakeLlamaServer",
     "FakeReleaseApi",
     "Fault",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import ssl
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,15 +16,16 @@ from urllib.parse import urlsplit
 __all__ = ["FileFault", "FileServer", "Valve"]
 
 FileFaultKind = Literal[
-    "drop", "stall", "silent", "slow", "whole", "wrong range", "no range", "416", "429", "500", "403", "404", "changed",
+    "drop", "stall", "silent", "slow", "crawl", "whole", "wrong range", "no range", "416", "429", "500", "403", "404", "changed",
     "changed unseen", "flipped", "gzip", "web page", "too long", "no length", "no validator", "loop", "to http", "elsewhere",
 ]  # fmt: skip
 """drop: closes after `after` bytes of an answer. stall: the same, but stays open and silent. silent: not even a head. slow: three bytes
-at a time. whole: 200 and everything to a request for a part. wrong range: 206 with another part than asked for. no range: 206 without
-Content-Range. 429: with Retry-After `seconds`. changed: the file is another one, with another ETag. changed unseen: the same, by a
-server that does not look at If-Range. flipped: one bit of the answer is wrong. gzip: compressed though not asked for. too long: more
-bytes are announced than there are. no length: neither a length nor a size. no validator: neither an ETag nor a date. loop: redirects
-to itself. to http: redirects to a plain address outside. elsewhere: redirects to the same file on `target`."""
+at a time. crawl: 8 KiB at a time, with `seconds` between. whole: 200 and everything to a request for a part. wrong range: 206 with
+another part than asked for. no range: 206 without Content-Range. 429: with Retry-After `seconds`. changed: the file is another one,
+with another ETag. changed unseen: the same, by a server that does not look at If-Range. flipped: one bit of the answer is wrong. gzip:
+compressed though not asked for. too long: more bytes are announced than there are. no length: neither a length nor a size. no
+validator: neither an ETag nor a date. loop: redirects to itself. to http: redirects to a plain address outside. elsewhere: redirects to
+the same file on `target`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class FileServer:
 
     Args:
         name: What its address calls this machine: "127.0.0.1" or "localhost", two hosts as far as a client knows.
+        tls: Serve https with this certificate.
 
     Attributes:
         url: Its address.
@@ -114,7 +117,7 @@ class FileServer:
         sent: Body bytes that were sent, by path.
     """
 
-    def __init__(self, name: str = "127.0.0.1") -> None:
+    def __init__(self, name: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None) -> None:
         self.valve = Valve()
         self.requests: list[FileRequest] = []
         self.sent: Counter[str] = Counter()
@@ -126,7 +129,9 @@ class FileServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.url = f"http://{name}:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://{name}:{self.port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="file-server", daemon=True
         )
@@ -205,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(404, {})
             elif fault is None or not self._refuse(fault):
                 self._file(request, data, fault, body=body)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             self.close_connection = True
 
     def _refuse(self, fault: FileFault) -> bool:
@@ -267,8 +272,13 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             headers["Content-Length"] = str(len(content) + (1000 if kind == "too long" else 0))
         self._head(status, {"Content-Type": "application/octet-stream"} | headers)
-        if kind == "slow" and fault:
+        if kind == "slow":
             self._trickle(content)
+            return
+        if kind == "crawl" and fault:
+            for start in range(0, len(content), 2**13):
+                self._pour(path, content[start : start + 2**13])
+                self.files.closing.wait(fault.seconds)
             return
         self._pour(path, content[: fault.after] if fault and kind in ("drop", "stall") else content)
         if kind == "stall" and fault:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from download_rig import CONTENT, Rig
 
-from noa_lab.download import FetchedFile, discard, journal_path, part_path, shown
+from noa_lab.download import FetchedFile, _pieces, discard, journal_path, part_path, shown
 from noa_lab.download._journal import Facts, Journal, boot_id
 from noa_lab.download._pieces import PIECE_BYTES
 from noa_lab.errors import Cancelled, ChecksumMismatch, DiskFull, DownloadFailed
@@ -92,6 +92,17 @@ def test_a_receipt_stands_in_for_a_hash_that_nobody_knows(rig: Rig) -> None:
     rig.target.write_bytes(CONTENT[:-1] + b"x")
     assert rig.fetch(receipt=True).sha256 == rig.sha256
     assert len(rig.server.requests) > asked
+
+
+def test_a_slow_connection_does_not_hold_up_the_rest(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = CONTENT * 4
+    rig.server.put(rig.path, content)
+    monkeypatch.setattr(_pieces, "_SLOW_SECONDS", 0.3)
+    # One connection is given a run of 3 MiB at 400 kB/s; the other has all else within a moment.
+    rig.fail(FileFault("crawl", first=2, seconds=0.02))
+    assert rig.fetch(connections=2, stall_seconds=20).sha256 == hashlib.sha256(content).hexdigest()
+    slow = rig.server.ranges(rig.path)[2]
+    assert [each for each in rig.server.ranges(rig.path)[3:] if slow[0] < each[0] <= slow[1]]
 
 
 # ---- continuing

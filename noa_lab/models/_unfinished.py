@@ -1,0 +1,176 @@
+"""Downloads that are under way or were interrupted: where their bytes are, and what may be thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from noa_lab.download import discard, half_fetched
+from noa_lab.errors import BadInput, ChecksumMismatch
+from noa_lab.paths import Home, write_atomic
+
+__all__ = ["Unfinished", "WorkFolder", "discard_unfinished", "unfinished"]
+
+_ORDER = "order.json"
+_FOLDER = ".incoming"
+_KEPT = (".part", ".part.journal", ".receipt.json", ".whl", ".gguf")
+"""Endings of what a later call can use; everything else in the folder was in the making."""
+
+
+class WorkFolder:
+    """The folder of one download; a context manager that tidies up what a later call cannot use.
+
+    Args:
+        path: The folder, on the same file system as the models.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = path.with_suffix(".lock")
+        """Held by whoever works in the folder."""
+        self._targets: list[str] = []
+        self._order: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, source: str, home: Home) -> Self:
+        """The folder for what comes from a source."""
+        top = home.models / _FOLDER
+        top.mkdir(exist_ok=True)
+        return cls(top / hashlib.sha256(source.encode()).hexdigest()[:16])
+
+    def begin(self, name: str, source: str) -> None:
+        """Write down what is being fetched."""
+        self.path.mkdir(exist_ok=True)
+        self._order, self._targets = {"name": name, "source": source}, []
+        self._write()
+
+    def watch(self, target: Path) -> None:
+        """Write down that a file grows elsewhere, in a cache that others share."""
+        self._targets.append(str(target))
+        self._write()
+
+    def _write(self) -> None:
+        write_atomic(self.path / _ORDER, json.dumps({**self._order, "targets": self._targets}) + "\n")
+
+    def done(self) -> None:
+        """Remove the folder: the model is in its place."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        useless = isinstance(error, BadInput | ChecksumMismatch)
+        if useless and getattr(error, "fields", {}).get("kind") != "changed since first seen":
+            self.done()
+            return
+        for path in self.path.glob("*") if self.path.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _ORDER and not path.name.endswith(_KEPT):
+                path.unlink(missing_ok=True)
+        if not any(path.name != _ORDER for path in self.path.glob("*")) and _here(self.path)[0] == 0:
+            self.done()
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A download that was interrupted, or is under way.
+
+    Attributes:
+        name: What the model will be called.
+        source: The reference that it comes from; `get` with it, or with the catalogue's name, continues.
+        here_bytes: How much of it is here.
+        total_bytes: How much it will be; None where that is not known.
+    """
+
+    name: str
+    source: str
+    here_bytes: int
+    total_bytes: int | None
+
+
+def unfinished(home: Home) -> list[Unfinished]:
+    """Every download that can be continued, by name."""
+    found = []
+    for order in (home.models / _FOLDER).glob(f"*/{_ORDER}"):
+        try:
+            facts = json.loads(order.read_text(encoding="utf-8"))
+            name, source = str(facts["name"]), str(facts["source"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        here, total = _here(order.parent)
+        found.append(Unfinished(name, source, here, total))
+    return sorted(found, key=lambda each: (each.name, each.source))
+
+
+def discard_unfinished(source: str, home: Home) -> int:
+    """Throw away what has arrived of a download.
+
+    Args:
+        source: Its reference, as `unfinished` gives it.
+        home: Whose download.
+
+    Returns:
+        Bytes that were thrown away.
+
+    Raises:
+        BadInput: When there is none, or it is going on right now.
+    """
+    from filelock import FileLock, Timeout
+
+    work = next((work for work in _works(home) if work[1] == source), None)
+    if work is None:
+        raise BadInput(
+            f"Nothing is half-fetched from {source!r}.", fix="See `unfinished`.", field="source", value=source
+        )
+    folder = work[0]
+    try:
+        with FileLock(folder.lock).acquire(timeout=0):
+            here = _here(folder.path)[0]
+            for target in _targets(folder.path):
+                discard(target)
+            folder.done()
+    except Timeout:
+        raise BadInput(
+            f"{source} is being fetched right now.", fix="Cancel that first.", field="source", value=source
+        ) from None
+    return here
+
+
+def _works(home: Home) -> list[tuple[WorkFolder, str]]:
+    found = []
+    for order in (home.models / _FOLDER).glob(f"*/{_ORDER}"):
+        try:
+            found.append((WorkFolder(order.parent), str(json.loads(order.read_text(encoding="utf-8"))["source"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _targets(folder: Path) -> list[Path]:
+    """The files that are being fetched, here and in caches that others share."""
+    here = [path.with_name(path.name.removesuffix(".part")) for path in folder.glob("*.part")]
+    try:
+        elsewhere = json.loads((folder / _ORDER).read_text(encoding="utf-8"))["targets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        elsewhere = []
+    return here + [Path(target) for target in elsewhere]
+
+
+def _here(folder: Path) -> tuple[int, int | None]:
+    """Bytes that are here, and how many there will be."""
+    whole = [path.stat().st_size for path in folder.glob("*") if path.name.endswith((".gguf", ".whl"))]
+    parts = [found for found in map(half_fetched, _targets(folder)) if found is not None]
+    totals = [total for _, total in parts]
+    here = sum(whole) + sum(count for count, _ in parts)
+    return here, None if None in totals or not totals else sum(whole) + sum(total or 0 for total in totals)
