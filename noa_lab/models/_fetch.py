@@ -18,7 +18,7 @@ from noa_lab.models._local import CHECK, hashed, known_local, local, unrecorded
 from noa_lab.models._place import Wanted, check_hash, place
 from noa_lab.models._record import hash_file, record_path, records_of_home, write_record
 from noa_lab.models._reference import HubFile, HubQuant, LocalPath, Named, PypiFile, Reference, WebFile, parse_reference
-from noa_lab.models._split import is_later_part, part_names, whole_name
+from noa_lab.models._split import is_later_part, part_names, read_parts, whole_name
 from noa_lab.models._unfinished import WorkFolder
 from noa_lab.paths import Home
 from noa_lab.runtime import exclusive
@@ -101,7 +101,7 @@ def verify(model: ModelFile, *, report: Report = silent, cancel: CancelToken | N
         ChecksumMismatch: When the bytes have changed.
         Cancelled: When `cancel` was.
     """
-    metadata = read_gguf(model.path)
+    metadata = read_parts(model.files)
     found = hashed(model, report=report, cancel=cancel)
     if model.sha256 and found.sha256 != model.sha256:
         wrong = next((now.path for now, was in zip(found.parts, model.parts, strict=True) if now != was), model.path)

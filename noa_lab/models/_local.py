@@ -10,10 +10,9 @@ from pathlib import Path
 from noa_lab.errors import ModelFileBroken, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._file import ModelFile, ModelPart
-from noa_lab.models._gguf import read_gguf
 from noa_lab.models._place import sha256_of_parts
 from noa_lab.models._record import hash_file, read_record, recorded, write_record
-from noa_lab.models._split import part_names, whole_name
+from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
 
 __all__ = ["CHECK", "hashed", "known_local", "local", "unrecorded"]
@@ -82,7 +81,7 @@ def unrecorded(path: Path) -> ModelFile:
         size_bytes=sum(part.size_bytes for part in parts),
         source=str(path),
         verified=False,
-        metadata=read_gguf(path),
+        metadata=read_parts(files),
         parts=parts if len(parts) > 1 else (),
     )
 

@@ -12,9 +12,8 @@ from noa_lab.errors import ChecksumMismatch
 from noa_lab.models._arrived import Arrived, ArrivedFile
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.models._first_seen import check_first_seen, note_first_seen
-from noa_lab.models._gguf import read_gguf
 from noa_lab.models._record import record_path, recorded, write_record
-from noa_lab.models._split import part_names, whole_name
+from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
 
 __all__ = ["Wanted", "check_hash", "place", "sha256_of_parts"]
@@ -92,7 +91,7 @@ def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home)
         size_bytes=size,
         source=source,
         verified=wanted.sha256 is not None or arrived.promised,
-        metadata=read_gguf(arrived.files[0].path),
+        metadata=read_parts([file.path for file in arrived.files]),
         parts=tuple(parts) if len(parts) > 1 else (),
     )
     if len(parts) > 1:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["is_later_part", "part_names", "whole_name"]
+from noa_lab.models._file import ModelMetadata
+from noa_lab.models._gguf import read_header_of
+
+__all__ = ["is_later_part", "part_names", "read_parts", "whole_name"]
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _MOST_PARTS = 1000
@@ -33,3 +38,13 @@ def whole_name(name: str) -> str:
     """The name of the model that a file is, or is a part of; without ".gguf"."""
     match = _PART.fullmatch(name)
     return match["stem"] if match and part_names(name) else name.removesuffix(".gguf")
+
+
+def read_parts(files: Sequence[Path]) -> ModelMetadata:
+    """What the headers of a model's files say together: one file, or all parts in order.
+
+    Raises:
+        ModelFileBroken: When one is no readable GGUF.
+    """
+    first, *others = (read_header_of(file) for file in files)
+    return first.joined(others).metadata()

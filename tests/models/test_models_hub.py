@@ -196,6 +196,7 @@ def test_a_split_model_is_one_model(own_home: Home, hub: FakeHub, tmp_path: Path
     assert [path.name for path in found.files] == names
     assert [path.read_bytes() for path in found.files] == list(files.values())
     assert found.path == own_home.models / "Big.F32" / names[0]
+    assert found.metadata.tensors == 3
     assert found.verified
     assert found.size_bytes == sum(map(len, files.values()))
     assert {progress.total for progress in seen if progress.total} == {found.size_bytes}
