@@ -33,6 +33,7 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     │   ├── RequestRefused            the server answered with an error
     │   ├── StreamBroken              the answer stopped half-way; carries the text so far
     │   ├── Unsupported               this engine cannot do it
+    │   │   └── CannotShare           a model that cannot keep the beginning that prompts share
     │   ├── CassetteMiss              a recording that does not hold the question
     │   └── ReplyInvalid              the model's reply is not what was asked for; carries the reply
     │       └── ToolCallInvalid
@@ -57,6 +58,7 @@ __all__ = [
     "BadInput",
     "BuildFailed",
     "Cancelled",
+    "CannotShare",
     "CassetteMiss",
     "ChecksumMismatch",
     "ConfigInvalid",
@@ -260,6 +262,10 @@ class StreamBroken(InferenceError):
 
 class Unsupported(InferenceError):
     """The engine cannot do this. `fields`: what (a name of `Capabilities`), engine."""
+
+
+class CannotShare(Unsupported):
+    """A model that evaluates again what two prompts have in common. `fields`: expected, kept (tokens), url."""
 
 
 class CassetteMiss(InferenceError):

@@ -8,8 +8,9 @@ from noa_lab.experiments._comparison_file import Comparison, load_comparison
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
 from noa_lab.experiments.execution._identity import IdentityFor
+from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._tally import RunProgress
-from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.execution._wish import EngineFor, EngineWish, Requested
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.grid._inputs import Input, load_inputs
@@ -35,11 +36,14 @@ __all__ = [
     "Cell",
     "Comparison",
     "EngineFor",
+    "EngineWish",
     "Grid",
     "IdentityFor",
     "Input",
     "InputPlan",
+    "Plan",
     "Prompt",
+    "Requested",
     "Run",
     "RunFacts",
     "RunProgress",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ from noa_lab.experiments._run_table import cell_records, cells_frame, summary_ht
 from noa_lab.experiments._run_wait import end_of, stored_error
 from noa_lab.experiments.execution._answers import check_scorers, score
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of, recorded, refuse_changes
+from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
 from noa_lab.experiments.execution._tally import RunProgress
-from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.execution._wish import EngineFor
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
@@ -112,6 +113,22 @@ class Run(RunFindings):
     def provenance(self) -> dict[str, Any]:
         """What its answers depend on beside the grid: noa_lab's version and, by model, what served it."""
         return dict(self._store.run(self.run_id)["provenance"])
+
+    @property
+    def executor(self) -> str:
+        """The executor that was asked for; "auto" where the choice was left open. `plan` says which it became."""
+        return str(self._store.run(self.run_id)["executor"])
+
+    @property
+    def plan(self) -> list[Plan]:
+        """How the answers are asked for and what the prompts share, model by model, as far as that is known yet."""
+        kept = self.provenance
+        chosen: Mapping[str, Mapping[str, Any]] = kept.get("executors", {})
+        plans = kept.get("plans", {})
+        return [
+            Plan.from_dict(plans[model]) if model in plans else Plan(model, **chosen.get(model, {}))
+            for model in self.models
+        ]
 
     # How far it is
 

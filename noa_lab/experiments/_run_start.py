@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from noa_lab._version import __version__
-from noa_lab.errors import BadInput, RunBusy
+from noa_lab.errors import BadInput, RunBusy, UnknownName
 from noa_lab.experiments._run import Run
 from noa_lab.experiments.execution._answers import check_scorers
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of
 from noa_lab.experiments.execution._runner import live_runner
-from noa_lab.experiments.execution._work import EngineFor
+from noa_lab.experiments.execution._wish import EXECUTORS, EngineFor, Requested
 from noa_lab.experiments.grid._cells import execution_order
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
@@ -63,6 +63,7 @@ def start(
     fresh: bool = False,
     name: str = "",
     identity_for: IdentityFor | None = None,
+    executor: Requested = "auto",
 ) -> Run:
     """Run a grid, in the background.
 
@@ -80,6 +81,7 @@ def start(
         name: What to call a new run.
         identity_for: From a model's reference to what is known of it without a server (`model_sha256`, `runtime`). It is kept with a
             new run, which only continues while it stays the same; without it a changed model is noticed when its engine is opened.
+        executor: How the cells are asked for, see `ExecutorName`; "auto" takes what is fastest.
 
     Returns:
         The run; it goes on after this returns.
@@ -93,6 +95,8 @@ def start(
         raise BadInput(
             "The grid names no model.", fix='Write Grid(..., models=["smollm2-135m"]).', field="models", value=()
         )
+    if executor not in EXECUTORS:
+        raise UnknownName.among("executor", str(executor), EXECUTORS)
     chosen = tuple(scorers)
     rendered = grid.render()
     check_scorers(chosen, set(grid.fields))
@@ -101,7 +105,9 @@ def start(
     if identity_for is not None:
         provenance["identities"] = identities_of(grid.models, identity_for)
     ordered = execution_order(grid.cells(), rendered)
-    run_id, is_new = store.add_run(grid, ordered, name=name, scorers=specs, provenance=provenance, fresh=fresh)
+    run_id, is_new = store.add_run(
+        grid, ordered, name=name, scorers=specs, provenance=provenance, executor=executor, fresh=fresh
+    )
     run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for)
     if not is_new and store.run(run_id)["scorers"] != specs:
         if live_runner(store, run_id) is not None:

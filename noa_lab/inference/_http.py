@@ -47,6 +47,10 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.base_url!r})"
 
+    def twin(self) -> Connection:
+        """The same address and key, with a pool of its own."""
+        return Connection(self.base_url, self._api_key, patience=self.patience)
+
     def _new_client(self) -> httpx.AsyncClient:
         import httpx
 

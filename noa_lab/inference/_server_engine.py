@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import RequestRefused, Unsupported
 from noa_lab.inference._api import Recover, ServerApi
@@ -23,6 +23,9 @@ from noa_lab.inference._streams import Emit
 from noa_lab.inference._strict import Strict, check_mode
 from noa_lab.inference._tools import Tool, check_call
 from noa_lab.inference._types import ChatMessage, InferenceConfig
+
+if TYPE_CHECKING:
+    from noa_lab.inference.batch import Lanes
 
 __all__ = ["LlamaInferenceEngine"]
 
@@ -162,6 +165,12 @@ class LlamaInferenceEngine(EngineBase):
                     engine=type(self).__name__,
                 ) from None
             raise
+
+    def batch(self) -> Lanes:
+        """Its slots as lanes, for many questions at once; nobody else may use the server meanwhile."""
+        from noa_lab.inference.batch import Lanes
+
+        return Lanes(self._api.twin(), self.capabilities, body=self._body, finish=completion_of)
 
     async def _props(self) -> dict[str, Any]:
         if self._known_props is None:

@@ -116,12 +116,22 @@ class Server:
 
     # --- using it -------------------------------------------------------------------------------------------------------
 
-    def engine(self) -> LlamaInferenceEngine:
-        """An `InferenceEngine` on this server; as long as it is referred to, the server stays held."""
+    def engine(self, *, cache_prompt: bool = True, id_slot: int | None = None) -> LlamaInferenceEngine:
+        """An `InferenceEngine` on this server; as long as it is referred to, the server stays held.
+
+        Args:
+            cache_prompt: Whether a slot may reuse the start of its last prompt.
+            id_slot: The slot that must answer; None is any.
+        """
         from noa_lab.inference import LlamaInferenceEngine
 
         engine = LlamaInferenceEngine(
-            self.base_url, self._model.name, api_key=str(self._record.api_key), model_sha256=self._model.sha256 or None
+            self.base_url,
+            self._model.name,
+            api_key=str(self._record.api_key),
+            cache_prompt=cache_prompt,
+            id_slot=id_slot,
+            model_sha256=self._model.sha256 or None,
         )
         _BORROWED[engine] = self
         return engine

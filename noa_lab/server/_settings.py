@@ -64,6 +64,10 @@ class ServerSettings(StrictModel):
     """Port; 0: one that the system chooses. It stays the same when the server is restarted after a crash."""
     hang_seconds: float = Field(default=60.0, ge=1.0, le=86_400.0)
     """Seconds without any sign of life after which it counts as hung and is restarted."""
+    save_slots: bool = False
+    """Whether what a slot holds can be saved and put into another one (`--slot-save-path`), in a folder that ends with the server."""
+    purpose: str = ""
+    """What it is for. A server is only shared by those who give the same; empty for everybody."""
     options: dict[str, OptionValue] = Field(default_factory=dict)
     """Further options of llama-server by their long names without dashes, for example {"cache-reuse": 256, "context-shift": True};
     docs/server.md lists them."""

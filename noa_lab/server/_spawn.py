@@ -59,7 +59,16 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
     empty = record_folder(home, name) / "config"
     environment = scrubbed_environment(os.environ, api_key=record.api_key, empty_folder=empty)
     environment = beside_first(environment, Path(launch.argv[0]).parent)
-    return start_watcher(home, record, launch.argv, environment)
+    return start_watcher(home, record, (*launch.argv, *_slot_files(home, name, launch)), environment)
+
+
+def _slot_files(home: Home, name: str, launch: Launch) -> tuple[str, ...]:
+    """The arguments for saving slots, and the folder that they go to; what is saved there is readable for its owner only."""
+    if not launch.settings.save_slots:
+        return ()
+    folder = record_folder(home, name) / "slots"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return ("--slot-save-path", f"{folder}{os.sep}")
 
 
 def start_watcher(home: Home, record: ServerRecord, argv: Sequence[str], environment: dict[str, str]) -> Hold:

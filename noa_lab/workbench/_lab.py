@@ -16,9 +16,10 @@ from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
 from noa_lab.workbench._memory import ServerMemory
 from noa_lab.workbench._served_models import get_model, resolve_model
+from noa_lab.workbench._wishes import server_wish
 
 if TYPE_CHECKING:
-    from noa_lab.experiments import Grid, Run, RunSummary, Scorer, Store
+    from noa_lab.experiments import EngineWish, Grid, Requested, Run, RunSummary, Scorer, Store
     from noa_lab.inference import InferenceEngine
     from noa_lab.models import ModelFile
     from noa_lab.server import Router, Server, ServerStatus
@@ -260,6 +261,7 @@ class Lab:
         *,
         fresh: bool = False,
         name: str = "",
+        executor: Requested = "auto",
     ) -> Run:
         """Run prompts x inputs x models x sampling x repeats and keep every answer.
 
@@ -271,6 +273,9 @@ class Lab:
             scorers: How answers are scored, from `noa_lab.score`.
             fresh: Start another run, reusing no answer.
             name: What to call the run.
+            executor: How the cells are asked for. "auto" takes what is fastest; "plain" is one request a cell; "lanes" and "tree"
+                evaluate once what prompts share; "strict" reuses nothing, one request at a time; "latency" does so with the prompts
+                taking turns, and is the only one whose times can be compared.
 
         Raises:
             TemplateInvalid: When a template uses a variable that an input lacks.
@@ -294,15 +299,25 @@ class Lab:
             identity_for=self._identity,
             fresh=fresh,
             name=name,
+            executor=executor,
         )
         if self.on_run is not None:
             self.on_run(run)
         return run
 
     @contextmanager
-    def engine_for(self, ref: str) -> Iterator[InferenceEngine]:
-        """An engine for this model on a server that is held for as long as the block runs."""
-        with self.serve(ref) as server, server.engine() as engine:
+    def engine_for(self, ref: str, wish: EngineWish | None = None) -> Iterator[InferenceEngine]:
+        """An engine for this model on a server that is held for as long as the block runs.
+
+        Args:
+            ref: The model, as for `serve`.
+            wish: What a comparison wants it for; None: the server that everybody shares.
+        """
+        settings: dict[str, Any] = {}
+        options: dict[str, Any] = {}
+        if wish is not None:
+            settings, options = server_wish(wish, get_model(self.server_config(), ref, self.models).metadata)
+        with self.serve(ref, **settings) as server, server.engine(**options) as engine:
             yield engine
 
     def runs(self) -> list[RunSummary]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import RunBusy
-from noa_lab.experiments import Grid, Run, RunProgress, Store, score, start
+from noa_lab.experiments import EngineWish, Grid, Run, RunProgress, Store, score, start
 from noa_lab.inference import InferenceConfig, InferenceEngine
 from noa_lab.testing import Reply, ScriptedEngine
 
@@ -28,12 +28,14 @@ class Rig:
     def __init__(self, script: Any = "yes", *, slots: int = 2, delay: float = 0.0, **named: Any) -> None:
         self.script, self.slots, self.delay, self.named = script, slots, delay, named
         self.opened: list[str] = []
+        self.wishes: list[EngineWish | None] = []
         self.closed: list[str] = []
         self.engines: list[ScriptedEngine] = []
         self.fingerprint: dict[str, Any] = {}
 
     @contextmanager
-    def __call__(self, model: str) -> Iterator[InferenceEngine]:
+    def __call__(self, model: str, wish: EngineWish | None = None) -> Iterator[InferenceEngine]:
+        self.wishes.append(wish)
         self.opened.append(model)
         engine = ScriptedEngine(self.script, model_name=model, slots=self.slots, delay=self.delay, **self.named)
         real = engine.fingerprint()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -29,7 +31,7 @@ def store(tmp_path):
 
 def add(store: Store, made=None, **changes) -> str:
     made = made or grid(2)
-    values = {"name": "n", "scorers": [], "provenance": {"engines": {}}, "fresh": True, **changes}
+    values = {"name": "n", "scorers": [], "provenance": {"engines": {}}, "executor": "auto", "fresh": True, **changes}
     return store.add_run(made, list(made.cells()), **values)[0]
 
 
@@ -209,39 +211,97 @@ def test_runs_are_listed_newest_first_with_what_is_done(store):
     assert listed[0].as_dict()["prompts"] == ["plain", "long"]
 
 
-def test_a_newer_format_is_refused_and_an_older_one_migrated(tmp_path, monkeypatch):
+FORMAT_1 = """
+CREATE TABLE meta ("key" VARCHAR(40) NOT NULL, value TEXT, PRIMARY KEY ("key"));
+INSERT INTO meta VALUES ('schema_version', '1');
+CREATE TABLE runs (run_id VARCHAR(16) NOT NULL, name TEXT NOT NULL, grid_hash VARCHAR(64) NOT NULL, created FLOAT NOT NULL,
+    state VARCHAR(16) NOT NULL, error JSON, grid JSON NOT NULL, prompts JSON NOT NULL, models JSON NOT NULL, scorers JSON NOT NULL,
+    provenance JSON NOT NULL, reuse BOOLEAN NOT NULL, lease_token VARCHAR(32), lease_pid INTEGER, lease_started FLOAT,
+    lease_host TEXT, lease_beat FLOAT, PRIMARY KEY (run_id));
+CREATE INDEX ix_runs_grid_hash ON runs (grid_hash);
+CREATE TABLE cells (run_id VARCHAR(16) NOT NULL, cell_id VARCHAR(16) NOT NULL, position INTEGER NOT NULL, prompt TEXT NOT NULL,
+    input_id TEXT NOT NULL, model TEXT NOT NULL, sampling INTEGER NOT NULL, repeat INTEGER NOT NULL, seed BIGINT,
+    status VARCHAR(8) NOT NULL, "key" VARCHAR(64), answer TEXT, error JSON, finish_reason VARCHAR(32), prompt_tokens INTEGER,
+    cached_tokens INTEGER, completion_tokens INTEGER, queue_ms FLOAT, ttft_ms FLOAT, prefill_ms FLOAT, decode_ms FLOAT,
+    total_ms FLOAT, executor VARCHAR(16), cached BOOLEAN NOT NULL, cached_from VARCHAR(16), request JSON, response JSON, scores JSON,
+    finished FLOAT, PRIMARY KEY (run_id, cell_id), FOREIGN KEY(run_id) REFERENCES runs (run_id) ON DELETE CASCADE);
+CREATE INDEX ix_cells_key ON cells ("key");
+CREATE INDEX ix_cells_run_status ON cells (run_id, status);
+"""
+
+
+def store_of_format_1(path) -> str:
+    """A half-done run as the first version of noa_lab has left it."""
+    made = grid(2)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(FORMAT_1)
+        values = (
+            "r-00000001",
+            "old",
+            made.hash,
+            1.0,
+            "running",
+            None,
+            json.dumps(made.as_dict()),
+            '["plain", "long"]',
+            '["m"]',
+        )
+        connection.execute(
+            f"INSERT INTO runs VALUES ({', '.join('?' * 17)})", (*values, "[]", '{"engines": {}}', 1, *[None] * 5)
+        )
+        for number, cell in enumerate(made.cells()):
+            row = (cell.prompt, cell.input_id, cell.model, cell.sampling, cell.repeat, cell.seed)
+            columns = (
+                "run_id, cell_id, position, prompt, input_id, model, sampling, repeat, seed, status, answer, cached"
+            )
+            status = ("done", "old answer") if number == 0 else ("pending", None)
+            values = ("r-00000001", cell.cell_id, number, *row, *status, 0)
+            connection.execute(f"INSERT INTO cells ({columns}) VALUES ({', '.join('?' * 12)})", values)
+    connection.close()
+    return "r-00000001"
+
+
+def test_a_store_of_the_first_format_is_brought_up_to_date_and_its_run_goes_on(tmp_path):
     path = tmp_path / "runs.db"
+    run_id = store_of_format_1(path)
     with Store(path) as store:
-        run_id = add(store)
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
-    monkeypatch.setitem(schema.MIGRATIONS, 1, lambda c: c.exec_driver_sql("ALTER TABLE runs ADD COLUMN note TEXT"))
-    with Store(path) as store, store.read() as connection:
-        assert connection.exec_driver_sql("SELECT note FROM runs").scalar() is None
-        assert connection.exec_driver_sql("SELECT run_id FROM runs").scalar() == run_id
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 1)
+        run = open_run(store, run_id, engine_for=Rig())
+        assert (run.status, run.executor) == ("paused", "plain")
+        run.resume()
+        answers = run.result(timeout=30).cells()["answer"].tolist()
+        assert answers == ["old answer", "yes", "yes", "yes"]
+        with store.read() as connection:
+            new = {row[1] for row in connection.exec_driver_sql("PRAGMA table_info(runs)")}
+        assert new == {column.name for column in schema.runs.columns}
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    with Store(tmp_path / "runs.db"):
+        pass
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION - 1)
     with pytest.raises(ExperimentError, match="newer noa_lab"):
-        Store(path)
+        Store(tmp_path / "runs.db")
 
 
 def test_a_failed_migration_leaves_the_old_database(tmp_path, monkeypatch):
     path = tmp_path / "runs.db"
-    with Store(path) as store:
-        add(store)
+    store_of_format_1(path)
 
     def broken(connection) -> None:
-        connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN note TEXT")
+        connection.exec_driver_sql("ALTER TABLE runs ADD COLUMN half TEXT")
         raise ValueError("half-way")
 
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "SCHEMA_VERSION", 2)
         patch.setitem(schema.MIGRATIONS, 1, broken)
         with pytest.raises(ValueError, match="half-way"):
             Store(path)
+    with sqlite3.connect(path) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+        assert connection.execute("SELECT value FROM meta").fetchone() == ("1",)
+    connection.close()
+    assert "half" not in columns
     with Store(path) as store:
         assert len(store.runs()) == 1
-        with store.read() as connection:
-            columns = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(runs)")]
-        assert "note" not in columns
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -288,6 +348,7 @@ def test_two_processes_never_execute_one_run(tmp_path):
     path = tmp_path / "runs.db"
     first = child(path, tmp_path / "1.log", "--inputs", "60", "--delay", "0.02")
     assert first.stdout.readline().startswith("started")
+    first.send_signal(signal.SIGSTOP)  # it lives, and will not be done before the other has come
     second = child(path, tmp_path / "2.log", "--inputs", "60", "--delay", "0.02")
     output, errors = second.communicate(timeout=30)
     assert output == f"busy {first.pid}\n", errors
@@ -298,6 +359,7 @@ def test_two_processes_never_execute_one_run(tmp_path):
         for refused in (run.resume, run.pause, run.cancel):
             with pytest.raises(RunBusy):
                 refused()
+        first.send_signal(signal.SIGCONT)
         assert run.result(timeout=30).status == "done"
     assert first.communicate(timeout=30)[0] == "done\n"
     assert not (tmp_path / "2.log").read_text()

@@ -109,10 +109,10 @@ def test_models_are_opened_one_after_the_other(store):
     open_now: list[str] = []
 
     class Watched(Rig):
-        def __call__(self, model):
+        def __call__(self, model, wish=None):
             assert sorted(self.opened) == sorted(self.closed)
             open_now.append(model)
-            return super().__call__(model)
+            return super().__call__(model, wish)
 
     rig = Watched()
     run = run_to_end(store, grid(3, models=["m", "n"]), rig)
@@ -471,7 +471,7 @@ def test_a_lost_engine_is_opened_again_and_the_cell_retried(store, kind):
     rig = Rig(lambda prompt, config: next(losses, None) or "yes", slots=1)
     run = run_to_end(store, grid(3), rig)
     assert run.status == "done"
-    assert len(rig.opened) == 3  # begun, opened again, and once more for the cell that was lost
+    assert len(rig.opened) == 2
     assert sum(rig.asked.values()) == 7
     assert rig.opened == rig.closed
 
@@ -521,7 +521,7 @@ def test_a_lasting_outage_ends_the_run_and_leaves_its_cells_pending(store):
 
 
 def test_an_engine_that_cannot_be_opened_ends_the_run_with_its_error(store):
-    def engine_for(model):
+    def engine_for(model, wish):
         raise ServerExited("It died.", fix="Read the log.", name="m")
 
     run = start(grid(2), store=store, engine_for=engine_for)

@@ -244,7 +244,7 @@ class RealRoom:
         self.models, self.home = fake.models, fake.home
         self.store = Store(path)
 
-    def engine_for(self, ref):
+    def engine_for(self, ref, wish=None):
         from contextlib import nullcontext
 
         def answer(*_):

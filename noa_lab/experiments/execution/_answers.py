@@ -17,10 +17,7 @@ from noa_lab.inference import Completion, InferenceConfig
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer
 
-__all__ = ["EXECUTOR", "check_scorers", "config_of", "finished_values", "score"]
-
-EXECUTOR = "plain"
-"""One request per cell through the engine, without planning; what `executor` says of cells that were run so."""
+__all__ = ["check_scorers", "config_of", "finished_values", "score"]
 
 
 def config_of(grid: Grid, cell: Cell) -> InferenceConfig:
@@ -28,8 +25,13 @@ def config_of(grid: Grid, cell: Cell) -> InferenceConfig:
     return grid.sampling[cell.sampling].model_copy(update={"seed": cell.seed})
 
 
-def finished_values(completion: Completion) -> dict[str, Any]:
-    """The columns of a finished cell, except for its scores."""
+def finished_values(completion: Completion, executor: str) -> dict[str, Any]:
+    """The columns of a finished cell, except for its scores.
+
+    Args:
+        completion: The answer.
+        executor: How it was asked for, see `ExecutorName`.
+    """
     return {
         "answer": storable(completion.text),
         "error": None,
@@ -38,7 +40,7 @@ def finished_values(completion: Completion) -> dict[str, Any]:
         "cached_tokens": completion.cached_tokens,
         "completion_tokens": completion.completion_tokens,
         **asdict(completion.timings),
-        "executor": EXECUTOR,
+        "executor": executor,
         "request": plain_json(completion.raw_request),
         "response": plain_json(completion.raw_response),
         "finished": time.time(),

@@ -13,8 +13,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from noa_lab.experiments.execution._job import Job
+from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._tally import RunProgress, Tally
-from noa_lab.experiments.execution._work import EngineFor, Work
+from noa_lab.experiments.execution._wish import EngineFor
+from noa_lab.experiments.execution._work import execute
 from noa_lab.experiments.grid._cells import Rendered
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._store import Store
@@ -86,15 +89,19 @@ class Runner:
         self._task: asyncio.Task[None] | None = None
         self._ended = threading.Event()
         self._writer = Writer(store, run_id, token, on_commit=self._committed, on_error=self._cannot_commit)
-        self._work = Work(
+        row = store.run(run_id)
+        self._job = Job(
             store,
             run_id,
-            grid=grid,
-            rendered=rendered,
-            scorers=self.scorers,
-            engine_for=engine_for,
+            grid,
+            rendered,
+            self.scorers,
+            engine_for,
             put=self._writer.put,
             stopping=self._stopping,
+            requested=row["executor"],
+            reuse=row["reuse"],
+            provenance=Provenance(store, run_id),
         )
         self._thread = threading.Thread(target=self._run, name=f"noa-lab run {run_id}", daemon=True)
 
@@ -207,7 +214,7 @@ class Runner:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
             if self._stop_as:
                 return
-        await self._work.run()
+        await execute(self._job)
 
     def _stopping(self) -> bool:
         with self._lock:

@@ -3,191 +3,127 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from noa_lab.errors import ExperimentError, ServerExited, StreamBroken, Unreachable
-from noa_lab.experiments.execution._answers import config_of, finished_values, score
-from noa_lab.experiments.grid._cells import Cell, Rendered, cell_key, messages_hash
-from noa_lab.experiments.grid._grid import Grid
+from noa_lab.errors import CannotShare
+from noa_lab.experiments.execution._batch import BatchWork, ContextTooSmall
+from noa_lab.experiments.execution._book import LOST, Book
+from noa_lab.experiments.execution._choice import Chosen, choose, identity_of, wish_for
+from noa_lab.experiments.execution._job import Job
+from noa_lab.experiments.execution._plain import ask_one_by_one, ask_side_by_side
+from noa_lab.experiments.execution._plan import Plan, PlanBook
+from noa_lab.experiments.grid._cells import Cell, cell_key, messages_hash
 from noa_lab.experiments.grid._prompts import content_hash
-from noa_lab.experiments.store._store import Store
-from noa_lab.experiments.store._writer import Change, describe_error
 from noa_lab.inference import InferenceEngine
+from noa_lab.inference.batch import BatchEngine
 
-if TYPE_CHECKING:
-    from noa_lab.experiments.score._base import Scorer
+__all__ = ["execute"]
 
-__all__ = ["EngineFor", "Work"]
-
-EngineFor = Callable[[str], AbstractContextManager[InferenceEngine]]
-"""Opens the engine of a model, by its reference; leaving the block lets it go."""
-
-_LOST = (Unreachable, StreamBroken, ServerExited)
-_TRIES = 3
-_OUTAGE = 6
 _REOPEN_SECONDS = 0.2
 
 
-class Work:
-    """Executes the pending cells of a run.
+async def execute(job: Job) -> None:
+    """Execute the pending cells of a run; cells that fail are recorded as failed.
 
-    Args:
-        store: Where the run is.
-        run_id: The run.
-        grid: Its grid.
-        rendered: Its conversations.
-        scorers: How answers are scored.
-        engine_for: Opens a model's engine.
-        put: Takes what happens to a cell.
-        stopping: Whether no further cell is to be begun.
+    Raises:
+        NoaLabError: When a model cannot be served at all; the cells that are left stay pending.
     """
+    waiting = job.store.waiting(job.run_id)
+    for model in job.grid.models:
+        todo = [cell for cell in waiting if cell.model == model]
+        if todo and not job.stopping():
+            await _ModelWork(job, model, todo).run()
 
-    def __init__(
-        self,
-        store: Store,
-        run_id: str,
-        *,
-        grid: Grid,
-        rendered: Rendered,
-        scorers: Sequence[Scorer],
-        engine_for: EngineFor,
-        put: Callable[[Change], None],
-        stopping: Callable[[], bool],
-    ) -> None:
-        self._store, self._run_id, self._grid = store, run_id, grid
-        self._rendered, self._scorers, self._engine_for = rendered, scorers, engine_for
-        self._put, self._stopping = put, stopping
-        self._variables = {found.id: found.variables for found in grid.inputs}
-        self._hashes = {place: messages_hash(messages) for place, messages in rendered.items()}
-        self._keys: dict[str, str] = {}
-        self._tries: dict[str, int] = {}
-        self._losses = 0
+
+class _ModelWork:
+    """The part of the work that is one model's."""
+
+    def __init__(self, job: Job, model: str, cells: Sequence[Cell]) -> None:
+        self._job, self._model = job, model
+        self._book = Book(cells, put=job.put, stopping=job.stopping, scorers=job.scorers, variables=job.variables)
+        self._needed = 0
+        """Tokens of context that were found to be needed."""
+        self._plan: Plan | None = None
 
     async def run(self) -> None:
-        """Execute everything; cells that fail are recorded as failed.
-
-        Raises:
-            NoaLabError: When a model cannot be served at all; the cells that are left stay pending.
-        """
-        cells = {cell.cell_id: cell for cell in self._grid.cells()}
-        statuses = self._store.statuses(self._run_id)
-        waiting = [cells[cell_id] for cell_id, status in statuses.items() if status == "pending"]
-        for model in self._grid.models:
-            todo = [cell for cell in waiting if cell.model == model]
-            if todo and not self._stopping():
-                await self._run_model(model, todo)
-
-    async def _run_model(self, model: str, cells: Sequence[Cell]) -> None:
-        todo: deque[Cell] = deque()
-        again: deque[Cell] = deque()
+        chosen = choose(self._job.requested, self._job.provenance.executor(self._model), self._job.grid)
         opened = False
-        while (todo or again or not opened) and not self._stopping():
+        while (self._book.left or not opened) and not self._job.stopping():
+            wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.rendered, self._needed)
             try:
-                with self._engine_for(model) as engine:
+                with self._job.engine_for(self._model, wish) as engine:
+                    chosen = chosen.on(engine)
                     if not opened:
-                        todo.extend(self._prepare(model, engine, cells))
+                        self._prepare(engine, chosen)
                         opened = True
-                    # What was lost once is tried alone, so that it cannot take an innocent neighbour with it.
-                    width = engine.capabilities.slots if todo else 1
-                    await self._drain(engine, todo or again, max(1, width), again)
-            except _LOST as error:
+                    await self._ask(engine, chosen)
+            except ContextTooSmall as small:
+                self._needed = small.needed
+                continue
+            except CannotShare as error:
+                chosen = chosen.plainly(error.message)
+                self._job.provenance.forget_executor(self._model)
+                opened = False  # nothing was asked yet; another executor is another question to the store
+                continue
+            except LOST as error:
                 if not opened:
                     raise
-                self._count_loss(error)
-            if todo or again:
+                self._book.count_loss(error)
+            if self._book.left:
                 await asyncio.sleep(_REOPEN_SECONDS)
 
-    def _prepare(self, model: str, engine: InferenceEngine, cells: Sequence[Cell]) -> list[Cell]:
-        """Note what the model runs on, take over answers to the very same questions, and return the cells that are left."""
+    def _prepare(self, engine: InferenceEngine, chosen: Chosen) -> None:
+        """Note what the model runs on, and take over answers to the very same questions."""
         fingerprint = engine.fingerprint()
-        run = self._store.run(self._run_id)
-        self._note_engine(model, fingerprint, run["provenance"])
-        hashed = content_hash(fingerprint)
-        for cell in cells:
+        self._job.provenance.note_engine(self._model, fingerprint, chosen.executor, chosen.why)
+        hashed = content_hash(identity_of(fingerprint, chosen.executor))
+        hashes: dict[tuple[str, str], str] = {}
+        for cell in self._book.left.values():
             place = (cell.prompt, cell.input_id)
-            self._keys[cell.cell_id] = cell_key(
-                self._hashes[place], hashed, self._grid.sampling[cell.sampling], cell.seed, cell.repeat
-            )
-        if not run["reuse"]:
-            return list(cells)
-        known = self._store.answers([self._keys[cell.cell_id] for cell in cells], besides=self._run_id)
-        left: list[Cell] = []
-        for cell in cells:
-            answer = known.get(self._keys[cell.cell_id])
-            if answer is None:
-                left.append(cell)
-            else:
-                self._done(cell, {**answer, "cached": True})
-        return left
+            if place not in hashes:
+                hashes[place] = messages_hash(self._job.rendered[place])
+            config = self._job.grid.sampling[cell.sampling]
+            self._book.keys[cell.cell_id] = cell_key(hashes[place], hashed, config, cell.seed, cell.repeat)
+        if self._job.reuse:
+            self._take_over()
 
-    def _note_engine(self, model: str, fingerprint: dict[str, Any], provenance: Mapping[str, Any]) -> None:
-        engines = dict(provenance["engines"])
-        before = engines.setdefault(model, fingerprint)
-        if before != fingerprint:
-            changed = sorted(name for name in {*before, *fingerprint} if before.get(name) != fingerprint.get(name))
-            raise ExperimentError(
-                f"The model {model!r} is not served as when the run {self._run_id} began: {', '.join(changed)} changed.",
-                fix="Start with fresh=True: one run does not mix answers of two setups.",
-                run_id=self._run_id,
-                changed=changed,
-            )
-        self._store.update_run(self._run_id, provenance={**provenance, "engines": engines})
+    def _take_over(self) -> None:
+        known = self._job.store.answers(list(self._book.keys.values()), besides=self._job.run_id)
+        for cell in list(self._book.left.values()):
+            answer = known.get(self._book.keys[cell.cell_id])
+            if answer is not None:
+                self._book.done(cell, {**answer, "cached": True})
 
-    async def _drain(self, engine: InferenceEngine, queue: deque[Cell], width: int, again: deque[Cell]) -> None:
-        """Ask for the cells of a queue, `width` at a time, until it is empty, the engine is lost, or the run is to stop."""
-        lost = asyncio.Event()
-        workers = [asyncio.create_task(self._worker(engine, queue, again, lost)) for _ in range(width)]
+    async def _ask(self, engine: InferenceEngine, chosen: Chosen) -> None:
+        grid, rendered, book = self._job.grid, self._job.rendered, self._book
+        while book.left and not book.stopping():
+            for cells in book.next_cells():
+                if chosen.executor in {"lanes", "tree"}:
+                    await self._ask_batch(engine, chosen, cells)
+                elif chosen.executor == "plain":
+                    await ask_side_by_side(engine, cells, grid=grid, rendered=rendered, book=book)
+                else:
+                    await ask_one_by_one(
+                        engine, cells, grid=grid, rendered=rendered, book=book, executor=chosen.executor
+                    )
+
+    async def _ask_batch(self, engine: Any, chosen: Chosen, cells: Sequence[Cell]) -> None:
+        batch: BatchEngine = engine.batch()
+        plan = PlanBook(self._model, chosen.executor, chosen.why)
+        size = engine.capabilities.context_size
+        work = BatchWork(
+            batch,
+            chosen.executor,
+            grid=self._job.grid,
+            rendered=self._job.rendered,
+            book=self._book,
+            plan=plan,
+            context_size=size,
+            may_grow=lambda needed: needed > max(size, self._needed),
+        )
         try:
-            await asyncio.gather(*workers)
+            await work.run(cells)
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-    async def _worker(
-        self, engine: InferenceEngine, queue: deque[Cell], again: deque[Cell], lost: asyncio.Event
-    ) -> None:
-        while queue and not lost.is_set() and not self._stopping():
-            cell = queue.popleft()
-            self._put(Change(cell.cell_id, "running", {}))
-            try:
-                messages = self._rendered[cell.prompt, cell.input_id]
-                completion = await engine.achat(messages, config_of(self._grid, cell))
-            except asyncio.CancelledError:
-                self._put(Change(cell.cell_id, "pending", {}))
-                raise
-            except _LOST as error:
-                lost.set()
-                self._lose(cell, error, again)
-            except Exception as error:
-                self._fail(cell, error)
-            else:
-                self._losses = 0
-                self._done(cell, finished_values(completion))
-
-    def _done(self, cell: Cell, values: Mapping[str, Any]) -> None:
-        scores = score(self._scorers, values["answer"], values["finish_reason"], self._variables[cell.input_id])
-        found = {**values, "key": self._keys[cell.cell_id], "scores": scores}
-        self._put(Change(cell.cell_id, "done", found))
-
-    def _fail(self, cell: Cell, error: BaseException) -> None:
-        self._put(Change(cell.cell_id, "failed", {"error": describe_error(error)}))
-
-    def _lose(self, cell: Cell, error: Exception, again: deque[Cell]) -> None:
-        """The engine went away under a cell: try it again, a bounded number of times."""
-        tries = self._tries[cell.cell_id] = self._tries.get(cell.cell_id, 0) + 1
-        if tries >= _TRIES:
-            self._fail(cell, error)
-        else:
-            again.append(cell)
-            self._put(Change(cell.cell_id, "pending", {}))
-        self._count_loss(error)
-
-    def _count_loss(self, error: Exception) -> None:
-        """End the run when nothing answers any more: that is no fault of the cells, which would fail one after the other."""
-        self._losses += 1
-        if self._losses >= _OUTAGE and isinstance(error, Unreachable | ServerExited):
-            raise error
+            self._job.provenance.note_plan(self._model, plan.facts(batch.facts))
+            await batch.aclose()

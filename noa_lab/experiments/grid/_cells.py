@@ -53,7 +53,8 @@ def derive_seed(grid_seed: int, seed_key: str, config: InferenceConfig, repeat: 
     """The seed of a cell.
 
     It does not depend on the prompt: the arms of one input share it (common random numbers), which takes sampling noise out of
-    their difference. A sampling that names a seed keeps it: its repeat k uses that seed + k.
+    their difference. A sampling that names a seed keeps it. Repeat k has the first one's seed + k, as llama-server counts the seeds of
+    several answers to one request.
 
     Args:
         grid_seed: The grid's seed.
@@ -66,10 +67,10 @@ def derive_seed(grid_seed: int, seed_key: str, config: InferenceConfig, repeat: 
     """
     if config.greedy:
         return None
-    if config.seed is not None:
-        return (config.seed + repeat) % _SEEDS
-    parts = [grid_seed, seed_key, config.model_dump(mode="json"), repeat]
-    return int(content_hash(parts)[:16], 16) % _SEEDS
+    first = config.seed
+    if first is None:
+        first = int(content_hash([grid_seed, seed_key, config.model_dump(mode="json")])[:16], 16)
+    return (first + repeat) % _SEEDS
 
 
 def cell_key(messages_hash: str, fingerprint_hash: str, config: InferenceConfig, seed: int | None, repeat: int) -> str:

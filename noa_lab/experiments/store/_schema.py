@@ -2,13 +2,13 @@
 
 meta    schema_version
 runs    one row a run: the grid, the scorers, provenance, its state and the lease of the process that executes it
+tags    labels of runs
 cells   one row a cell of a run; (run_id, cell_id) is unique, so that no cell can be recorded twice
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 
 from noa_lab.errors import ExperimentError
+from noa_lab.experiments.store._migrations import MIGRATIONS
 
-__all__ = ["SCHEMA_VERSION", "cells", "connect", "metadata", "runs"]
+__all__ = ["SCHEMA_VERSION", "cells", "connect", "metadata", "runs", "tags"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_SECONDS = 30.0
-
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
-"""By version n: what turns a database of version n into one of version n + 1, inside the transaction of the opening."""
 
 metadata = sa.MetaData()
 
@@ -45,11 +43,23 @@ runs = sa.Table(
     sa.Column("scorers", sa.JSON, nullable=False),
     sa.Column("provenance", sa.JSON, nullable=False),
     sa.Column("reuse", sa.Boolean, nullable=False),
+    sa.Column("executor", sa.String(16), nullable=False, server_default="auto"),
+    sa.Column("note", sa.Text, nullable=False, server_default=""),
+    sa.Column("deleted", sa.Float),
+    sa.Column("wish", sa.String(16)),
+    sa.Column("budget", sa.JSON(none_as_null=True)),
     sa.Column("lease_token", sa.String(32)),
     sa.Column("lease_pid", sa.Integer),
     sa.Column("lease_started", sa.Float),
     sa.Column("lease_host", sa.Text),
     sa.Column("lease_beat", sa.Float),
+)
+
+tags = sa.Table(
+    "tags",
+    metadata,
+    sa.Column("run_id", sa.String(16), sa.ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("tag", sa.String(80), primary_key=True),
 )
 
 cells = sa.Table(

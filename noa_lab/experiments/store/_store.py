@@ -104,7 +104,15 @@ class Store:
     # Runs
 
     def add_run(
-        self, grid: Grid, ordered: Sequence[Cell], *, name: str, scorers: Sequence[Row], provenance: Row, fresh: bool
+        self,
+        grid: Grid,
+        ordered: Sequence[Cell],
+        *,
+        name: str,
+        scorers: Sequence[Row],
+        provenance: Row,
+        executor: str,
+        fresh: bool,
     ) -> tuple[str, bool]:
         """The newest run of this grid on the same models, or a new one with all its cells pending.
 
@@ -115,6 +123,7 @@ class Store:
             scorers: Specifications of its scorers.
             provenance: What is known before the start; where its `identities` differ from those of the newest run of the grid, the
                 models have changed since, and a new run is made.
+            executor: How its cells are to be executed; a run of the same grid by another executor is another run.
             fresh: Make a new run in any case, and never take answers from others.
 
         Returns:
@@ -123,7 +132,9 @@ class Store:
         grid_hash = grid.hash
         with self.write() as connection:
             if not fresh:
-                newest = sa.select(runs.c.run_id, runs.c.provenance).where(runs.c.grid_hash == grid_hash)
+                newest = sa.select(runs.c.run_id, runs.c.provenance).where(
+                    runs.c.grid_hash == grid_hash, runs.c.executor == executor, runs.c.deleted.is_(None)
+                )
                 found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).first()
                 now = provenance.get("identities", {})
                 if found is not None and not changes(recorded(found.provenance), now):
@@ -141,7 +152,9 @@ class Store:
                     models=list(grid.models),
                     scorers=list(scorers),
                     provenance=dict(provenance),
-                    reuse=not fresh,
+                    # Answers of other times say nothing about how long they take.
+                    reuse=not fresh and executor != "latency",
+                    executor=executor,
                 )
             )
             connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in enumerate(ordered)])
@@ -223,6 +236,15 @@ class Store:
                 rows = connection.execute(query.where(cells.c.cell_id.in_(some))).mappings()
                 found += [dict(row) for row in rows]
         return sorted(found, key=lambda row: int(row["position"]))
+
+    def waiting(self, run_id: str) -> list[Cell]:
+        """The pending cells of a run, in the order of execution."""
+        names = ("prompt", "input_id", "model", "sampling", "repeat", "seed", "cell_id")
+        query = sa.select(*(cells.c[name] for name in names)).where(
+            cells.c.run_id == run_id, cells.c.status == "pending"
+        )
+        with self.read() as connection:
+            return [Cell(*row) for row in connection.execute(query.order_by(cells.c.position))]
 
     def statuses(self, run_id: str) -> dict[str, str]:
         """Status of every cell of a run, by cell id."""

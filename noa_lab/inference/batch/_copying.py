@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from noa_lab.inference.batch._prefixes import Prefixes, common
+from noa_lab.inference.batch._prefixes import SHORTEST, Prefixes, common
 from noa_lab.inference.batch._schedule import Ask, Job, Lane, Prepare, Question, Schedule
 
 __all__ = ["CopyingSchedule"]
@@ -35,7 +36,7 @@ class CopyingSchedule(Schedule):
         unneeded: Numbers of saved trunks that nothing needs any more; whoever deletes them empties the list.
     """
 
-    def __init__(self, lanes: int, *, shortest: int = 16) -> None:
+    def __init__(self, lanes: int, *, shortest: int = SHORTEST) -> None:
         super().__init__(lanes)
         self._shortest = shortest
         self._count = 0
@@ -50,6 +51,10 @@ class CopyingSchedule(Schedule):
         """By lane: a question on it of which answers are left to ask for."""
         self._preparing = False
         self.unneeded: list[int] = []
+
+    def share_nothing(self) -> None:
+        """Make no more trunks: questions added from now on are asked as they are."""
+        self._shortest = sys.maxsize
 
     def add(self, prompts: Sequence[bytes], answers: Sequence[int], early: Sequence[int] = ()) -> range:
         """See `Schedule.add`."""
@@ -112,7 +117,7 @@ class CopyingSchedule(Schedule):
         if restore is not None:
             lane.held = restore.tokens
         reuse = min(common(lane.held, trunk.tokens), len(trunk.tokens) // 4 - 1)
-        lane.busy, lane.held, self._preparing = True, trunk.tokens, True
+        lane.busy, lane.held, self._preparing = lane.busy + 1, trunk.tokens, True
         return Prepare(lane.number, trunk.number, trunk.tokens, restore.number if restore else None, reuse)
 
     @staticmethod
@@ -131,7 +136,7 @@ class CopyingSchedule(Schedule):
             failed: Whether what the lane holds is not known.
         """
         lane, trunk = self._lanes[job.lane], self._trunks[job.trunk]
-        lane.busy, self._preparing = False, False
+        lane.busy, self._preparing = lane.busy - 1, False
         if failed:
             lane.held = b""
         trunk.ready, trunk.saved = True, saved
@@ -144,7 +149,13 @@ class CopyingSchedule(Schedule):
         lane = max(idle, key=lambda each: common(each.held, question.tokens))
         trunk = self._trunk_of.get(question.number)
         restore = self._restored(trunk, lane)
-        job = self._begin(question, lane, restored=(restore.number, restore.tokens) if restore else None)
+        job = self._begin(
+            question,
+            lane,
+            restored=(restore.number, restore.tokens) if restore else None,
+            # A trunk that is evaluated and not saved yet lies in a slot that would count as idle.
+            alone=self._preparing,
+        )
         if question.answers:
             # The others come on the same lane, where they cost one token each.
             self._rest[lane.number] = question

@@ -10,7 +10,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Prefixes", "Trunk", "common", "packed"]
+__all__ = ["SHORTEST", "Prefixes", "Trunk", "common", "packed", "unpacked"]
+
+SHORTEST = 16
+"""Fewest tokens that are worth a trunk of their own: with fewer, evaluating them again costs less than two requests."""
 
 _TOKEN = 4
 """Bytes of a packed token."""
@@ -19,6 +22,11 @@ _TOKEN = 4
 def packed(tokens: Sequence[int]) -> bytes:
     """Token ids as bytes that sort and compare as the ids do: four bytes each, the highest first."""
     return struct.pack(f">{len(tokens)}I", *tokens)
+
+
+def unpacked(tokens: bytes) -> tuple[int, ...]:
+    """The token ids."""
+    return struct.unpack(f">{len(tokens) // _TOKEN}I", tokens)
 
 
 def common(one: bytes, other: bytes) -> int:

@@ -8,7 +8,7 @@ A schedule decides which lane does what next; no input or output happens there. 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from noa_lab.inference.batch._prefixes import common
@@ -40,12 +40,13 @@ class Lane:
     Attributes:
         number: Its number.
         held: The beginning of what it holds for certain, packed.
-        busy: Whether it does something.
+        busy: How many jobs it has: more than one for a moment, when llama-server lets it take an answer of another job before it is
+            known here that its own is over.
     """
 
     number: int
     held: bytes = b""
-    busy: bool = False
+    busy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ class Schedule(abc.ABC):
     def __init__(self, lanes: int) -> None:
         self._lanes = [Lane(number) for number in range(lanes)]
         self._questions: dict[int, Question] = {}
+        self._taken: dict[int, frozenset[int]] = {}
+        """By lane of a job: the lanes that really take its further answers."""
 
     @abc.abstractmethod
     def add(self, prompts: Sequence[bytes], answers: Sequence[int], early: Sequence[int] = ()) -> range:
@@ -129,7 +132,19 @@ class Schedule(abc.ABC):
     @property
     def busy(self) -> int:
         """Lanes that do something."""
-        return sum(lane.busy for lane in self._lanes)
+        return sum(lane.busy > 0 for lane in self._lanes)
+
+    def took(self, job: Ask, lanes: Collection[int]) -> None:
+        """llama-server has given the further answers of a job to these lanes, which it chooses itself.
+
+        Args:
+            job: As `next` gave it, and not over yet.
+            lanes: The lanes; those that were meant for it and are not among them are idle again.
+        """
+        self._taken[job.lane] = frozenset(lanes)
+        for number in {*lanes, *job.children}:
+            self._lanes[number].busy += (number in lanes) - (number in job.children)
+            self._lanes[number].held = b""
 
     def asked(self, job: Ask, *, failed: bool = False) -> None:
         """An `Ask` is over.
@@ -138,27 +153,35 @@ class Schedule(abc.ABC):
             job: As `next` gave it.
             failed: Whether what the lane holds is not known.
         """
-        self._lanes[job.lane].busy = False
+        self._lanes[job.lane].busy -= 1
         if failed:
             self._lanes[job.lane].held = b""
-        for number in job.children:
-            # llama-server forgets what a child held as soon as it is done.
-            self._lanes[number].held, self._lanes[number].busy = b"", False
+        for number in self._taken.pop(job.lane, frozenset(job.children)):
+            # llama-server forgets what such a lane held as soon as it is done.
+            self._lanes[number].busy -= 1
+            self._lanes[number].held = b""
+
+    def holds(self, lane: int, tokens: bytes) -> None:
+        """A lane has evaluated these tokens, outside of the schedule."""
+        self._lanes[lane].held = tokens
 
     def _idle(self) -> list[Lane]:
         return [lane for lane in self._lanes if not lane.busy]
 
-    def _begin(self, question: Question, lane: Lane, *, restored: tuple[int, bytes] | None = None) -> Ask:
+    def _begin(
+        self, question: Question, lane: Lane, *, restored: tuple[int, bytes] | None = None, alone: bool = False
+    ) -> Ask:
         """Ask for as many answers of a question as there are idle lanes.
 
         Args:
             question: One with answers to ask for.
             lane: An idle lane.
             restored: Number and tokens of the trunk that is put into the lane first.
+            alone: Take no other lane.
         """
         if restored is not None:
             lane.held = restored[1]
-        others = [other for other in self._idle() if other is not lane][: question.answers - 1]
+        others = [] if alone else [other for other in self._idle() if other is not lane][: question.answers - 1]
         reuse = min(common(lane.held, question.tokens), len(question.tokens) // 4 - 1)
         job = Ask(
             lane.number,
@@ -170,7 +193,7 @@ class Schedule(abc.ABC):
             reuse,
         )
         for each in (lane, *others):
-            each.busy, each.held = True, question.tokens
+            each.busy, each.held = each.busy + 1, question.tokens
         question.asked += job.count
         question.answers -= job.count
         if not question.answers:

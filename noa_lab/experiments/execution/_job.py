@@ -1,0 +1,55 @@
+"""What executing a run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from noa_lab.experiments.execution._provenance import Provenance
+from noa_lab.experiments.execution._wish import EngineFor, Requested
+from noa_lab.experiments.grid._cells import Rendered
+from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.store._store import Store
+from noa_lab.experiments.store._writer import Change
+
+if TYPE_CHECKING:
+    from noa_lab.experiments.score._base import Scorer
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that executing a run takes.
+
+    Attributes:
+        store: Where the run is.
+        run_id: The run.
+        grid: Its grid.
+        rendered: Its conversations.
+        scorers: How answers are scored.
+        engine_for: Opens a model's engine.
+        put: Takes what happens to a cell.
+        stopping: Whether no further cell is to be begun.
+        requested: The executor that was asked for.
+        reuse: Whether answers of other runs may be taken over.
+        provenance: What the answers depend on beside the grid.
+    """
+
+    store: Store
+    run_id: str
+    grid: Grid
+    rendered: Rendered
+    scorers: Sequence[Scorer]
+    engine_for: EngineFor
+    put: Callable[[Change], None]
+    stopping: Callable[[], bool]
+    requested: Requested
+    reuse: bool
+    provenance: Provenance
+
+    @property
+    def variables(self) -> Mapping[str, Mapping[str, Any]]:
+        """The inputs' fields, by input id."""
+        return {found.id: found.variables for found in self.grid.inputs}

@@ -1,0 +1,68 @@
+"""What a run's answers depend on beside its grid, as it is kept with the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noa_lab.errors import ExperimentError
+from noa_lab.experiments.execution._choice import identity_of
+from noa_lab.experiments.execution._plan import Plan
+from noa_lab.experiments.execution._wish import ExecutorName
+from noa_lab.experiments.store._store import Store
+
+__all__ = ["Provenance"]
+
+
+class Provenance:
+    """The provenance of one run; whoever executes the run is the only one that writes it.
+
+    Args:
+        store: Where the run is.
+        run_id: The run.
+    """
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store, self._run_id = store, run_id
+
+    def _read(self) -> dict[str, Any]:
+        return dict(self._store.run(self._run_id)["provenance"])
+
+    def executor(self, model: str) -> ExecutorName | None:
+        """The executor of this model's answers so far, or None."""
+        found: ExecutorName | None = self._read().get("executors", {}).get(model, {}).get("executor")
+        return found
+
+    def note_engine(self, model: str, fingerprint: dict[str, Any], executor: ExecutorName, why: str) -> None:
+        """Note what serves a model, and how its cells are executed.
+
+        Raises:
+            ExperimentError: When it is not what served it when the run began.
+        """
+        provenance = self._read()
+        engines, executors = dict(provenance["engines"]), dict(provenance.get("executors", {}))
+        before = identity_of(engines.setdefault(model, fingerprint), executor)
+        now = identity_of(fingerprint, executor)
+        if before != now:
+            changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            raise ExperimentError(
+                f"The model {model!r} is not served as when the run {self._run_id} began: {', '.join(changed)} changed.",
+                fix="Start with fresh=True: one run does not mix answers of two setups.",
+                run_id=self._run_id,
+                changed=changed,
+            )
+        executors.setdefault(model, {"executor": executor, "why": why})
+        self._store.update_run(self._run_id, provenance={**provenance, "engines": engines, "executors": executors})
+
+    def forget_executor(self, model: str) -> None:
+        """The executor noted last turned out not to work, before anything was answered."""
+        provenance = self._read()
+        engines, executors = dict(provenance["engines"]), dict(provenance.get("executors", {}))
+        engines.pop(model, None)
+        executors.pop(model, None)
+        self._store.update_run(self._run_id, provenance={**provenance, "engines": engines, "executors": executors})
+
+    def note_plan(self, model: str, plan: Plan) -> None:
+        """Note how far the plan of a model has come."""
+        provenance = self._read()
+        plans = {**provenance.get("plans", {}), model: plan.as_dict()}
+        self._store.update_run(self._run_id, provenance={**provenance, "plans": plans})
