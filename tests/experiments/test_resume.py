@@ -142,6 +142,7 @@ def test_a_script_that_ends_without_waiting_pauses_its_run(tmp_path):
         assert before > 0
 
 
+@pytest.mark.full
 def test_resuming_asks_its_first_question_within_a_second(tmp_path):
     path, log = tmp_path / "runs.db", tmp_path / "log"
     process = child(path, log, "--inputs", "400", "--delay", "0.002")
