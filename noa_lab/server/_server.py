@@ -16,7 +16,7 @@ from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_
 from noa_lab.server._stop import end_server
 
 if TYPE_CHECKING:
-    from noa_lab.inference import LlamaClient, LlamaInferenceEngine
+    from noa_lab.inference import LlamaClient, LlamaInferenceEngine, Mode
     from noa_lab.models import ModelFile
     from noa_lab.paths import Home
 
@@ -116,12 +116,11 @@ class Server:
 
     # --- using it -------------------------------------------------------------------------------------------------------
 
-    def engine(self, *, cache_prompt: bool = True, id_slot: int | None = None) -> LlamaInferenceEngine:
+    def engine(self, *, mode: Mode = "fast") -> LlamaInferenceEngine:
         """An `InferenceEngine` on this server; as long as it is referred to, the server stays held.
 
         Args:
-            cache_prompt: Whether a slot may reuse the start of its last prompt.
-            id_slot: The slot that must answer; None is any.
+            mode: "strict" for answers that do not depend on what was asked before; needs `slots=1`.
         """
         from noa_lab.inference import LlamaInferenceEngine
 
@@ -129,8 +128,7 @@ class Server:
             self.base_url,
             self._model.name,
             api_key=str(self._record.api_key),
-            cache_prompt=cache_prompt,
-            id_slot=id_slot,
+            mode=mode,
             model_sha256=self._model.sha256 or None,
         )
         _BORROWED[engine] = self

@@ -34,7 +34,7 @@ def server_wish(wish: EngineWish, metadata: ModelMetadata) -> tuple[dict[str, An
     size = min(size, metadata.context_length or size)
     settings: dict[str, Any] = {"context_size": size, "options": {"cache-ram": 0}}
     if wish.executor in {"strict", "latency"}:
-        return {**settings, "slots": 1, "purpose": "one request at a time"}, {"cache_prompt": False, "id_slot": 0}
+        return {**settings, "slots": 1, "purpose": "one request at a time"}, {"mode": "strict"}
     slots = max(1, min(wish.slots or 1, _fitting(size, metadata)))
     # Lanes count on nobody else using the slots: another process gets a server of its own.
     return {**settings, "slots": slots, "save_slots": True, "purpose": f"comparisons of process {os.getpid()}"}, {}
