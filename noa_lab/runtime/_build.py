@@ -17,7 +17,10 @@ from noa_lab.runtime._pins import PROGRAMS, Pin, Recipe
 from noa_lab.runtime._process import Finished, clean_environment, describe_exit, run
 from noa_lab.runtime._toolchain import Toolchain
 
-__all__ = ["build", "jobs_for", "output_folder"]
+__all__ = ["CONFIGURED", "build", "jobs_for", "output_folder"]
+
+CONFIGURED = "configured.txt"
+"""Name of the file in a build folder that says how it was configured, once it is."""
 
 _BYTES_PER_JOB = 1_200_000_000
 """Memory that one compiler process needs for llama.cpp's largest files, measured with GCC 12 at -O3, rounded up."""
@@ -28,6 +31,7 @@ _LACKING = {
     "CUDA::cublas": "The CUDA toolkit here has no cuBLAS: install it whole (on Debian and Ubuntu `libcublas-dev-<version>`).",
     "Could NOT find Vulkan": "Install Vulkan's headers and loader (on Debian and Ubuntu `libvulkan-dev`).",
     "SPIRV-Headers": "Install the SPIR-V headers (on Debian and Ubuntu `spirv-headers`).",
+    "default HIP architecture": "No AMD GPU was seen to compile for: see what `rocminfo` lists, or set GPU_TARGETS (gfx1100, for example).",
     "hip-config.cmake": "Install ROCm's development files (on Debian and Ubuntu `rocm-hip-sdk`).",
     "hipblas": "Install ROCm's libraries with their development files (on Debian and Ubuntu `rocm-hip-sdk`).",
     "unsupported GNU version": "The CUDA compiler wants an older C++ compiler: set CUDAHOSTCXX to one, then start it again.",
@@ -63,7 +67,7 @@ def build(
     Args:
         source: llama.cpp's source.
         folder: Build folder of this recipe and no other: a CMake cache of other flags would decide. One that an interrupted build left
-            is continued.
+            is continued, if it was configured to its end, in the same way.
         recipe: How to compile.
         pin: What is compiled; the source has no git history to tell.
         tools: What compiles.
@@ -84,20 +88,7 @@ def build(
     check_disk(folder.parent, pin.build_bytes * recipe.bulk)
     log = home.logs / f"{folder.name}.log"
     log.unlink(missing_ok=True)
-    private = folder / "private"
-    private.mkdir(parents=True, exist_ok=True)
-    environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
-    environment |= variables or {}
-    configure: list[str | Path] = [
-        tools.cmake,
-        *("-S", str(source), "-B", str(folder)),
-        *recipe.flags,
-        f"-DLLAMA_BUILD_NUMBER={pin.build_number}",
-        f"-DLLAMA_BUILD_COMMIT={pin.commit}",
-    ]
-    if tools.ninja is not None:
-        configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}"]
-    _step("Configure llama.cpp", configure, environment, log, report, cancel)
+    environment = _configure(source, folder, recipe, pin, tools, dict(variables or {}), log, report, cancel)
     here = machine()
     jobs = jobs_for(here.cores, here.memory_available_bytes)
     compile_: list[str | Path] = [
@@ -113,6 +104,44 @@ def build(
     ]
     _step("Build llama.cpp", compile_, environment, log, report, cancel)
     return output_folder(folder)
+
+
+def _configure(
+    source: Path,
+    folder: Path,
+    recipe: Recipe,
+    pin: Pin,
+    tools: Toolchain,
+    variables: dict[str, str],
+    log: Path,
+    report: Report,
+    cancel: CancelToken | None,
+) -> dict[str, str]:
+    """Let CMake look at the machine; returns the environment to compile in."""
+    command: list[str | Path] = [
+        tools.cmake,
+        *("-S", str(source), "-B", str(folder)),
+        *recipe.flags,
+        # Source of before 2025 leaves libraries where they were compiled, in a dozen folders.
+        f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={folder / 'bin'}",
+        f"-DLLAMA_BUILD_NUMBER={pin.build_number}",
+        f"-DLLAMA_BUILD_COMMIT={pin.commit}",
+    ]
+    if tools.ninja is not None:
+        command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools.ninja}"]
+    compilers = {name: os.environ.get(name, "") for name in ("CC", "CXX")}
+    how = "\n".join(map(str, (*command, sorted((compilers | variables).items()))))
+    mark = folder / CONFIGURED
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != how:
+        # CMake remembers what it has found: a compiler that did not work, or was another one, would stay.
+        shutil.rmtree(folder, ignore_errors=True)
+    private = folder / "private"
+    private.mkdir(parents=True, exist_ok=True)
+    environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
+    environment |= variables
+    _step("Configure llama.cpp", command, environment, log, report, cancel)
+    mark.write_text(how, encoding="utf-8")
+    return environment
 
 
 def output_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -23,6 +24,8 @@ from noa_lab.runtime._wish import Wish
 __all__ = ["asked_recipe", "build_down", "compilable", "install_source", "possible_recipes", "safe_recipes"]
 
 _STEP = "Build llama.cpp"
+_TARGETS = {"cuda": "CUDAARCHS", "rocm": "GPU_TARGETS"}
+"""Where the GPUs to compile for are named on a machine that has none: CMake's own variable, and llama.cpp's name for its option."""
 
 
 def install_source(job: Job, wish: Wish) -> Runtime:
@@ -42,10 +45,10 @@ def install_source(job: Job, wish: Wish) -> Runtime:
 
 
 def asked_recipe(wish: Wish, backend: str) -> Recipe:
-    """How to compile for a backend: for the GPUs that are here, else for those that CMake's own variable CUDAARCHS names."""
+    """How to compile for a backend: for the GPUs that are here, else for those that an environment variable names."""
     targets = next((gpu.targets for gpu in choose_backend().gpus if gpu.backend == backend), ())
-    if backend == "cuda" and not targets:
-        targets = tuple(each for each in os.environ.get("CUDAARCHS", "").split(";") if each)
+    named = os.environ.get(_TARGETS.get(backend, ""), "")
+    targets = targets or tuple(each for each in re.split(r"[;,\s]+", named) if each)
     return recipe_for(backend, native=wish.native, gpu_targets=targets)
 
 

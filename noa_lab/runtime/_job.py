@@ -58,7 +58,7 @@ class Job:
         note = f"{what}: {reason}. Next: {then}."
         if note not in self.notes:
             self.notes.append(note)
-            self.tell(TEST, note)
+            self.tell("Give up", note)
 
     def sweep(self) -> None:
         """Remove what an interrupted installation left half-done, but not what can be continued; only under the lock."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from noa_lab.download import check_disk
 from noa_lab.errors import SetupError
 from noa_lab.paths import Home
-from noa_lab.runtime._build import jobs_for
+from noa_lab.runtime._build import CONFIGURED, jobs_for
 from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PIN, Recipe, build_id
 from noa_lab.runtime._plan import TRY, InstallPlan, Obstacle
@@ -54,7 +54,7 @@ def _source(home: Home, wish: Wish) -> str:
 def _compiling(home: Home, recipe: Recipe, name: str) -> str:
     here = machine()
     jobs = jobs_for(here.cores, here.memory_available_bytes)
-    begun = name and (home.downloads / "runtime" / f"build-{name}").is_dir()
+    begun = name and (home.downloads / "runtime" / f"build-{name}" / CONFIGURED).is_file()
     minutes = max(1, round(recipe.core_minutes / jobs))
     return (
         f"{'Go on compiling' if begun else 'Compile'} for {recipe.says}: {jobs} compilers at a time, about {minutes} minutes on idle "

@@ -82,21 +82,21 @@ def find_toolkit(backend: str) -> dict[str, str]:
         compiler = _toolkit_program("hipcc", roots, None)
         if compiler is None:
             raise _no_toolkit("hipcc", "AMD's HIP compiler", "ROCm", "https://rocm.docs.amd.com")
-        root = compiler.resolve().parent.parent
-        clang = next(
-            (
-                path
-                for path in (root / "llvm" / "bin" / "clang", root / "lib" / "llvm" / "bin" / "clang")
-                if path.is_file()
-            ),
-            None,
-        )
-        return {"HIP_PATH": str(root)} | ({"HIPCXX": str(clang)} if clang else {})
+        # Where CUDA is installed too, hipconfig would take its compiler.
+        return {"HIP_PLATFORM": "amd", "HIP_PATH": str(compiler.resolve().parent.parent), **_hip_clang(compiler)}
     if backend == "metal" and sys.platform != "darwin":
         raise ToolMissing(
             "Metal is on macOS alone.", fix="Choose another backend: cpu, cuda, vulkan or rocm.", tool="metal"
         )
     return {}
+
+
+def _hip_clang(compiler: Path) -> dict[str, str]:
+    """The Clang that belongs to hipcc: ROCm's own, or the distribution's newest; {} where CMake has to find it."""
+    root = compiler.resolve().parent.parent
+    numbered = sorted(compiler.parent.glob("clang-[0-9][0-9]"))[-1:]
+    places = (root / "llvm" / "bin" / "clang", root / "lib" / "llvm" / "bin" / "clang", *numbered)
+    return next(({"HIPCXX": str(path)} for path in places if path.is_file()), {})
 
 
 def _toolkit_program(name: str, roots: list[str], named: str | None) -> Path | None:

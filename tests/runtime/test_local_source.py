@@ -204,7 +204,14 @@ def test_a_toolkit_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(variable, str(tmp_path / "kit"))
     assert find_toolkit("cuda") == {"CUDACXX": str(tmp_path / "kit" / "bin" / "nvcc")}
     assert find_toolkit("vulkan") == {}
-    assert find_toolkit("rocm")["HIP_PATH"] == str((tmp_path / "kit").resolve())
+    kit = str((tmp_path / "kit").resolve())
+    assert find_toolkit("rocm") == {"HIP_PLATFORM": "amd", "HIP_PATH": kit}
+    for name in ("clang-14", "clang-15", "clang-cpp-15"):
+        (tmp_path / "kit" / "bin" / name).write_text("")
+    assert find_toolkit("rocm")["HIPCXX"] == str(tmp_path / "kit" / "bin" / "clang-15")
+    (tmp_path / "kit" / "llvm" / "bin").mkdir(parents=True)
+    (tmp_path / "kit" / "llvm" / "bin" / "clang").write_text("")
+    assert find_toolkit("rocm")["HIPCXX"] == f"{kit}/llvm/bin/clang"
     assert find_toolkit("cpu") == {}
 
 

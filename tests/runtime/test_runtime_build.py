@@ -291,6 +291,31 @@ def test_a_cancelled_build_ends_its_compilers_and_can_be_continued(tmp_path: Pat
     assert time.monotonic() - started < 15
 
 
+def test_what_cmake_found_for_another_toolkit_does_not_stay(tmp_path: Path) -> None:
+    source = tiny_source(tmp_path / "src")
+    lists = source / "CMakeLists.txt"
+    remembers = 'set(SEEN "$ENV{TOOLKIT}" CACHE STRING "")\nif(NOT SEEN STREQUAL "good")\nmessage(FATAL_ERROR "bad: ${SEEN}")\nendif()\n'
+    lists.write_text(lists.read_text() + remembers)
+
+    def attempt(toolkit: str) -> list[Progress]:
+        seen: list[Progress] = []
+        build(
+            *(source, tmp_path / "build", RECIPE, PIN, find_toolchain(), Home(tmp_path / "home")),
+            variables={"TOOLKIT": toolkit},
+            report=seen.append,
+            cancel=None,
+        )
+        return seen
+
+    for toolkit in ("broken", "older"):
+        with pytest.raises(BuildFailed, match=f"bad: {toolkit}"):
+            attempt(toolkit)
+    assert any(report.total for report in attempt("good"))
+    assert not any(report.total for report in attempt("good"))
+    with pytest.raises(BuildFailed, match="bad: older"):
+        attempt("older")
+
+
 def test_the_excerpt_begins_at_the_first_error_and_stays_short() -> None:
     lines = [
         "[1/9] Building CXX object a.o",

@@ -119,7 +119,19 @@ def test_a_gpu_without_its_toolkit_is_not_compiled_for(
     monkeypatch.setattr(_install_source, "find_toolkit", lambda backend: {})
     monkeypatch.setattr(_plan_build, "find_toolkit", lambda backend: {})
     assert "NVIDIA" in plan(workshop, source="source").steps[1]
+    monkeypatch.setenv("CUDAARCHS", "75")
     assert "-DCMAKE_CUDA_ARCHITECTURES=89" in _install_source.asked_recipe(room._wish.Wish("source"), "cuda").flags
+
+
+def test_without_a_gpu_its_kind_can_be_named(workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDAARCHS", "75;86-real")
+    monkeypatch.setenv("GPU_TARGETS", "gfx1100, gfx90a")
+    assert (
+        "-DCMAKE_CUDA_ARCHITECTURES=75;86-real" in _install_source.asked_recipe(room._wish.Wish("source"), "cuda").flags
+    )
+    found = _install_source.asked_recipe(room._wish.Wish("source"), "rocm")
+    assert "-DGPU_TARGETS=gfx1100;gfx90a" in found.flags
+    assert found.says == "AMD GPUs (HIP): gfx1100, gfx90a"
 
 
 def test_conda_comes_first(workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
