@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import RequestRefused, Unsupported
+from noa_lab.errors import RequestRefused, TemplateInvalid, Unsupported
 from noa_lab.inference._api import Recover, ServerApi
 from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256, format_chat_prompt
 from noa_lab.inference._checks import check_conversation
@@ -76,6 +76,8 @@ class LlamaInferenceEngine(EngineBase):
         self._model_sha256 = model_sha256
         self._known_props: dict[str, Any] | None = None
         self._embeds: bool | None = None
+        self._renders: bool | None = None
+        """Whether the server renders conversations; None before it was asked."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._api.connection.base_url!r}, {self.model_name!r})"
@@ -183,9 +185,38 @@ class LlamaInferenceEngine(EngineBase):
         return None if not template or _sha256(template) == BUILT_IN_TEMPLATE_SHA256 else str(template)
 
     async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
-        if await self._template() is None:
+        template = await self._template()
+        if template is None:
             return format_chat_prompt(messages)
-        return await self._api.apply_template(messages, tools)
+        if self._renders is not False:
+            try:
+                text = await self._api.apply_template(messages, tools)
+                self._renders = True
+                return text
+            except RequestRefused as error:
+                if self._renders or error.fields.get("status") != 404:
+                    raise
+            self._renders = False
+        return self._render_here(template, messages)
+
+    def _render_here(self, template: str, messages: Sequence[ChatMessage]) -> str:
+        """For a llama-server of before January 2025, which has no `/apply-template` and tells no token's text."""
+        if "eos_token" in template:
+            raise Unsupported(
+                f"The llama-server at {self._api.connection.base_url} is too old to render this model's chat template.",
+                fix="Install a newer llama.cpp (`noa-lab install`), or write the prompt yourself and use `generate`.",
+                what="chat",
+                engine=type(self).__name__,
+            )
+        from noa_lab.inference.embedded._template import ChatTemplate
+
+        try:
+            found = ChatTemplate(template)
+        except TemplateInvalid:
+            # Servers that old leave out the template's last character.
+            found = ChatTemplate(template + "}")
+        # The tokenizer adds the beginning-of-text token itself.
+        return found.render([{"role": str(turn.role), "content": turn.content} for turn in messages])
 
     async def _tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         return await self._api.tokenize(text, add_special=add_special)

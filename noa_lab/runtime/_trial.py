@@ -80,11 +80,13 @@ def try_out(job: Job, draft: Runtime, *, expected: tuple[int, str] | None = None
     if backend not in {"cpu", "blas", "metal"} and "--list-devices" in found.server_flags and not found.devices:
         raise rejected(draft.folder, f"it is built for {backend} and sees no such device here", "no device")
     tools = draft.tools or tool_names(draft.folder)
+    # 0 and 1 are what a build without a history says of itself; its source may have known more.
+    number = found.build_number if found.build_number > 1 else draft.build_number or found.build_number
     runtime = replace(
         draft,
-        build_number=found.build_number,
-        commit=found.commit,
-        tag=draft.tag or (f"b{found.build_number}" if found.build_number > 1 else ""),
+        build_number=number,
+        commit=draft.commit if draft.commit and found.commit == "unknown" else found.commit,
+        tag=draft.tag or (f"b{number}" if number > 1 else ""),
         backend=backend,
         compiler=found.compiler,
         threads=_threads(job, draft.folder, tools),

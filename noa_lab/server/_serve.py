@@ -202,9 +202,13 @@ def _prove_ours(record: ServerRecord) -> None:
             wrong = f"it does not answer: {error.message}"
         else:
             served = str(props.get("model_path", "")) if isinstance(props, dict) else ""
+            # Servers of before November 2024 do not name their model; that the port is our own process's is then all there is.
+            names_none = (
+                isinstance(props, dict) and "default_generation_settings" in props and "model_path" not in props
+            )
             if status != 200:
                 wrong = f"/health answered {status}"
-            elif Path(served) != Path(str(record.model["path"])):
+            elif not names_none and Path(served) != Path(str(record.model["path"])):
                 wrong = f"it serves {served!r}"
     if wrong:
         fix = f"Stop it with `noa-lab stop {record.name}` and serve the model again."

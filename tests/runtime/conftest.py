@@ -9,7 +9,7 @@ import pytest
 from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab.paths import Home
-from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways
+from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways, _smoke
 from noa_lab.runtime._backends import Choice
 
 
@@ -56,3 +56,13 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> 
         choice=Choice("cpu", "cpu: a test"),
     )
     return shop
+
+
+@pytest.fixture
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that hang are given up at once; those that fail in another way get the time that a busy machine takes."""
+    seconds = 1.5 if "hang" in request.node.callspec.params["fault"] else 60.0
+    monkeypatch.setattr(
+        _smoke.smoke_test, "__kwdefaults__", {"cancel": None, "start_seconds": seconds, "answer_seconds": seconds}
+    )
+    monkeypatch.setattr(_smoke, "_ASK_SECONDS", 2 * seconds)

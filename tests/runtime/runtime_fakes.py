@@ -80,6 +80,18 @@ for threads in sys.argv[sys.argv.index("-t") + 1].split(","):
 """
 
 
+REJECTED = {
+    "illegal instruction": "SIGILL",
+    "segfault": "SIGSEGV",
+    "hang": "hung",
+    "version hangs": "hung",
+    "foreign version": "edition nine",
+    "library": "libcudart.so.13",
+    "empty": "gave 0",
+}
+"""Ways in which the fake llama-server fails its trial, and a word that the rejection must hold."""
+
+
 def write_program(path: Path, text: str) -> None:
     path.write_text(textwrap.dedent(text).lstrip())
     path.chmod(0o755)

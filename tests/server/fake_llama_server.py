@@ -69,7 +69,11 @@ def respond(path, head, ready, key):
         return 401, {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}}
     slots = int(option("-np"))
     if path == "/props":
-        return 200, {"model_path": option("-m"), "model_alias": option("-a"), "total_slots": slots}
+        return 200, behaviour().get("props") or {
+            "model_path": option("-m"),
+            "model_alias": option("-a"),
+            "total_slots": slots,
+        }
     if path == "/slots":
         return 200, [
             {"id": number, "is_processing": number == 0 and os.path.exists(FOLDER + "/busy")} for number in range(slots)

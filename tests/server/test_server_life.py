@@ -360,6 +360,18 @@ def test_an_early_end_says_why(serve, fake, bare_home, behaviour, kind, code):
     assert is_clean(bare_home)
 
 
+def test_a_server_of_2024_that_does_not_name_its_model_is_known_by_its_port(serve, fake):
+    fake.behave(props={"default_generation_settings": {"n_ctx": 512}, "total_slots": 2})
+    assert serve().status().state == "ready"
+
+
+@pytest.mark.parametrize("props", [{"model_path": "/another/model.gguf"}, {"something": "else"}])
+def test_what_answers_for_another_model_is_not_ours(serve, fake, props):
+    fake.behave(props=props)
+    with pytest.raises(ServerError, match="not the server that noa_lab started"):
+        serve()
+
+
 def test_a_program_that_cannot_run_is_named(serve, fake, bare_home):
     (fake.folder / "llama-server").write_bytes(b"not a program")
     with pytest.raises(ServerExited, match="could not be started"):
