@@ -42,10 +42,12 @@ from noa_lab.inference._tools import Tool, ToolChoice, tool
 from noa_lab.inference._types import ChatMessage, InferenceConfig, MessageRole, OverflowPolicy, ToolCall
 from noa_lab.inference.cassette import CassetteEngine
 from noa_lab.inference.embedded import EmbeddedEngine
+from noa_lab.inference.structure import Attempt, Structured, StructureMode, astructured, structured
 
 __all__ = [
     "AsyncLlamaClient",
     "AsyncTextStream",
+    "Attempt",
     "Capabilities",
     "CassetteEngine",
     "ChatMessage",
@@ -77,6 +79,8 @@ __all__ = [
     "RoutedEngine",
     "ScriptedCall",
     "ScriptedEngine",
+    "StructureMode",
+    "Structured",
     "TextStream",
     "Timings",
     "TokenLogprob",
@@ -85,7 +89,9 @@ __all__ = [
     "ToolChoice",
     "ToolSupport",
     "acheck_determinism",
+    "astructured",
     "check_determinism",
     "format_chat_prompt",
+    "structured",
     "tool",
 ]

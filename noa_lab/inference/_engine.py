@@ -27,7 +27,7 @@ from noa_lab.inference._overflow import fit_conversation, fit_tokens, room_for_p
 from noa_lab.inference._protocol import AsyncTextStream, Capabilities, Prompt, TextStream
 from noa_lab.inference._question import Question
 from noa_lab.inference._streams import Emit, RunningAsyncStream, RunningStream
-from noa_lab.inference._tools import Tool, ToolChoice, as_tools, check_choice
+from noa_lab.inference._tools import Tool, ToolChoice, as_tools, check_called, check_choice
 from noa_lab.inference._types import ChatMessage, InferenceConfig
 from noa_lab.inference.schema import schema_grammar
 
@@ -245,7 +245,7 @@ class EngineBase(abc.ABC):
                 value=[tool.name for tool in question.tools],
             )
         if support == "native":
-            return await self._ask_fitting(question, emit)
+            return check_called(await self._ask_fitting(question, emit), question.tool_choice)
         answer = await self._ask_fitting(with_generic_tools(question), ignore)
         return read_generic(answer, question.tools, len(question.prompt))
 

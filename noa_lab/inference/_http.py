@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -226,6 +227,8 @@ def refusal(status: int, raw: bytes, url: str) -> NoaLabError:
             message, found = str(found), {}
     if kind == "exceed_context_size_error":
         return _overflow(found)
+    if isinstance(found, dict) and found.get("code") == "context_length_exceeded":
+        return _told_overflow(message)
     if kind == "model_not_found" or (status == 400 and message.startswith("model '") and message.endswith("not found")):
         return _unknown_model(message, found, url)
     fix = _FIXES.get(status, "Correct the request; the server's own words are above.")
@@ -242,6 +245,18 @@ _FIXES = {
     500: "Look at the server's log (`noa-lab logs`).",
     503: "Wait until the model is loaded (health_check() is then True).",
 }
+
+
+def _told_overflow(message: str) -> ContextOverflow:
+    """OpenAI's form of the same, which has its numbers in words only."""
+    size = re.search(r"maximum context length is (\d+)", message)
+    tokens = re.search(r"resulted in (\d+) tokens", message)
+    return ContextOverflow(
+        f"The prompt is too long for the model's context: {message}",
+        fix="Shorten the prompt, or ask for fewer max_tokens.",
+        prompt_tokens=int(tokens[1]) if tokens else None,
+        context_size=int(size[1]) if size else None,
+    )
 
 
 def _unknown_model(message: str, found: Mapping[str, Any], url: str) -> UnknownModel:

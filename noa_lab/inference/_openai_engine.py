@@ -76,7 +76,7 @@ class OpenAIEngine(EngineBase):
         llama = await self._endpoint.is_llama_cpp()
         body = {**self._common(config, seed, llama=llama), **self._constraint(question, llama=llama)}
         if is_conversation(question.prompt):
-            body = body | self._chat_fields(question)
+            body = body | self._chat_fields(question, llama=llama)
             response = await self._endpoint.chat(check_conversation(question.prompt), body, emit, config.max_tokens)
         else:
             prompt = question.prompt if isinstance(question.prompt, str) else list(check_tokens(question.prompt))
@@ -105,14 +105,18 @@ class OpenAIEngine(EngineBase):
         standard = {"temperature": config.temperature, "top_p": config.top_p, "seed": seed}
         return {**standard, **limit, **stop}
 
-    def _chat_fields(self, question: Question) -> dict[str, Any]:
+    @staticmethod
+    def _chat_fields(question: Question, *, llama: bool) -> dict[str, Any]:
         config, found = question.config, dict[str, Any]()
         if config.n_probs:
             found |= {"logprobs": True, "top_logprobs": config.n_probs}
         if question.tools:
             named = question.tool_choice not in {"auto", "required", "none"}
             choice = {"type": "function", "function": {"name": question.tool_choice}} if named else question.tool_choice
-            found |= {"tools": [tool.as_openai() for tool in question.tools], "tool_choice": choice}
+            offered = question.tools
+            if named and llama:  # llama-server knows no choice by name
+                offered, choice = [tool for tool in offered if tool.name == question.tool_choice], "required"
+            found |= {"tools": [tool.as_openai() for tool in offered], "tool_choice": choice}
         return found
 
     @staticmethod

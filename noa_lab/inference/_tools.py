@@ -15,6 +15,8 @@ from noa_lab.inference._types import ToolCall
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from noa_lab.inference._completion import Completion
+
 __all__ = ["Tool", "ToolChoice", "as_tools", "check_call", "tool"]
 
 ToolChoice = str
@@ -148,6 +150,13 @@ def check_call(name: str, arguments: str | Mapping[str, Any], tools: Sequence[To
     return ToolCall(name=name, arguments=values, id=id_)
 
 
+def check_called(answer: Completion, choice: str) -> Completion:
+    """The answer, if a tool was called where one had to be: servers let a model write as much as it likes before the call."""
+    if answer.tool_calls or choice == "auto":
+        return answer
+    raise _invalid("", answer.text, f"none was made before the answer ended ({answer.finish_reason})")
+
+
 def _fault(wanted: Tool, values: dict[str, Any]) -> str | None:
     import jsonschema
 
@@ -162,7 +171,7 @@ def _fault(wanted: Tool, values: dict[str, Any]) -> str | None:
 
 def _invalid(name: str, written: str, reason: str) -> ToolCallInvalid:
     return ToolCallInvalid(
-        f"The model's call of {name!r} is not valid: {reason}.",
+        f"The model's call {f'of {name!r} ' if name else ''}is not valid: {reason}.",
         fix="Ask again, describe the tool more plainly, or use a larger model.",
         name=name,
         arguments=written,

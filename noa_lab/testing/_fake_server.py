@@ -13,6 +13,9 @@ from typing import Any, Self
 __all__ = ["FakeLlamaServer", "Script"]
 
 
+_SCRIPTED = {"/completion", "/v1/completions", "/v1/chat/completions"}
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """How the fake answers one request.
@@ -56,7 +59,7 @@ class FakeLlamaServer:
     """Listens on a free loopback port in a thread of its own, until it is closed.
 
     Args:
-        scripts: Answers to `/completion` and `/v1/chat/completions`, in order; the last one repeats.
+        scripts: Answers to `/completion`, `/v1/completions` and `/v1/chat/completions`, in order; the last one repeats.
         bodies: JSON answers of other paths, for example `{"/props": {...}}`.
 
     Attributes:
@@ -140,7 +143,7 @@ class FakeLlamaServer:
         data = await reader.readexactly(int(headers.get("content-length", "0")))
         body = json.loads(data) if data else None
         self.seen.append(_Seen(path, body, headers, number))
-        if path not in {"/completion", "/v1/chat/completions"}:
+        if path not in _SCRIPTED:
             known = path in self._bodies
             await _plain(writer, 200 if known else 404, self._bodies.get(path, _envelope(404, "File Not Found")))
             return True
