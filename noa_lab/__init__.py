@@ -6,6 +6,7 @@
     lab.models.get(...); lab.serve(...)            models and servers
     lab.compare(lab.Grid(...), [lab.score....])    prompts side by side
     lab.DigestAgent(engine)                        agents
+    %load_ext noa_lab                              `%%ask` in a notebook's cell
 
 The verbs are those of one default `Lab`. Everything is loaded when it is first used.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from noa_lab.experiments import Prompt as Prompt
     from noa_lab.inference import (
         AsyncLlamaClient,
+        CassetteEngine,
         ChatMessage,
         Completion,
         CompletionRequest,
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
         LlamaClient,
         LlamaInferenceEngine,
         MessageRole,
+        OpenAIEngine,
+        RoutedEngine,
+        ScriptedEngine,
+        Tool,
+        ToolCall,
+        check_determinism,
+        structured,
+        tool,
     )
     from noa_lab.widgets import ComparePanel, ModelPanel, ServerPanel, SetupPanel
     from noa_lab.workbench import Lab
@@ -46,8 +56,25 @@ _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
     "experiments": ("Grid", "Prompt", "Run", "load_comparison", "plan_inputs", "score", "verdict", "verdicts"),
     "inference": (
-        *("AsyncLlamaClient", "ChatMessage", "Completion", "CompletionRequest", "CompletionResponse", "EmbeddedEngine"),
-        *("InferenceConfig", "InferenceEngine", "LlamaClient", "LlamaInferenceEngine", "MessageRole"),
+        *(
+            "AsyncLlamaClient",
+            "ChatMessage",
+            "Completion",
+            "CompletionRequest",
+            "CompletionResponse",
+            "InferenceConfig",
+        ),
+        *(
+            "InferenceEngine",
+            "LlamaClient",
+            "MessageRole",
+            "Tool",
+            "ToolCall",
+            "check_determinism",
+            "structured",
+            "tool",
+        ),
+        *("CassetteEngine", "EmbeddedEngine", "LlamaInferenceEngine", "OpenAIEngine", "RoutedEngine", "ScriptedEngine"),
     ),
     "widgets": ("ComparePanel", "ModelPanel", "ServerPanel", "SetupPanel"),
     "workbench": ("Lab",),
@@ -56,6 +83,7 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "AsyncLlamaClient",
+    "CassetteEngine",
     "ChatMessage",
     "ComparePanel",
     "Completion",
@@ -71,12 +99,18 @@ __all__ = [
     "LlamaInferenceEngine",
     "MessageRole",
     "ModelPanel",
+    "OpenAIEngine",
     "Prompt",
     "RepositoryDigest",
+    "RoutedEngine",
     "Run",
+    "ScriptedEngine",
     "ServerPanel",
     "SetupPanel",
+    "Tool",
+    "ToolCall",
     "check",
+    "check_determinism",
     "compare",
     "install",
     "load_comparison",
@@ -94,6 +128,8 @@ __all__ = [
     "server_config",
     "servers",
     "stop",
+    "structured",
+    "tool",
     "verdict",
     "verdicts",
 ]
@@ -111,6 +147,20 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def load_ipython_extension(ipython: Any) -> None:
+    """What `%load_ext noa_lab` does: `%%ask` asks a model what a cell says."""
+    from noa_lab.widgets import load
+
+    load(ipython)
+
+
+def unload_ipython_extension(ipython: Any) -> None:
+    """What `%unload_ext noa_lab` does."""
+    from noa_lab.widgets import unload
+
+    unload(ipython)
 
 
 def _default_lab() -> Lab:

@@ -22,7 +22,8 @@ MODULES = {
     "_models": ("models",),
     "_server": ("serve", "status", "stop", "logs", "test-server"),
     "_config": ("config",),
-    "_generate": ("generate", "chat"),
+    "_generate": ("generate",),
+    "_chat": ("chat",),
     "_compare": ("compare", "runs"),
     "_digest": ("digest",),
 }

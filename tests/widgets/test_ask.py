@@ -1,0 +1,113 @@
+"""`%%ask` in a real IPython shell: what is asked, what is shown, what is kept, how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from noa_lab.errors import BadInput, TemplateInvalid
+from noa_lab.inference import Completion, InferenceConfig, Prompt, Reply, ScriptedEngine
+
+
+@pytest.fixture
+def shell() -> Iterator[InteractiveShell]:
+    shell = InteractiveShell()
+    shell.run_line_magic("load_ext", "noa_lab")
+    yield shell
+    shell.run_line_magic("unload_ext", "noa_lab")
+    assert shell.find_cell_magic("ask") is None
+    InteractiveShell.clear_instance()
+
+
+def echo(prompt: Prompt, config: InferenceConfig) -> str:
+    return f"You said {prompt[-1].content} after {len(prompt) - 1} turns at {config.temperature}"
+
+
+def test_the_answer_streams_into_the_cell(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.user_ns |= {"engine": ScriptedEngine(echo), "city": "Paris"}
+    shell.run_cell_magic("ask", "--engine engine --temperature 0 --max-tokens 50 --as answer", "Hello {{ city }}!\n")
+    answer = shell.user_ns["answer"]
+    assert isinstance(answer, Completion)
+    assert answer.text == "You said Hello Paris! after 0 turns at 0.0"
+    shown = capsys.readouterr().out
+    assert shown.startswith(answer.text + "\n")
+    assert f"[{answer.facts()}]" in shown
+
+
+def test_a_conversation_goes_on(shell: InteractiveShell) -> None:
+    engine = shell.user_ns["engine"] = ScriptedEngine(echo)
+    shell.run_cell_magic("ask", "--engine engine --system 'Be brief.'", "One")
+    shell.run_cell_magic("ask", "--engine engine --continue", "Two")
+    shell.run_cell_magic("ask", "--engine engine", "Three")
+    turns = [[message.content for message in call.prompt] for call in engine.calls]
+    assert turns[0] == ["Be brief.", "One"]
+    assert turns[1][:2] == turns[0]
+    assert turns[1][2].startswith("You said One")
+    assert turns[1][3] == "Two"
+    assert turns[2] == ["Three"]
+
+
+def test_nothing_in_an_answer_is_obeyed(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.user_ns["engine"] = ScriptedEngine("a\x1b[31mred\rback\x08 <b>\n\tx")
+    shell.run_cell_magic("ask", "--engine engine --literal", "{{ not filled in }}")
+    shown = capsys.readouterr().out
+    assert shown.startswith("a\ufffd[31mred\ufffdback\ufffd <b>\n\tx\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal")
+def test_stop_keeps_what_came(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = shell.user_ns["engine"] = ScriptedEngine([Reply("one two three four", piece_delay=0.5), "again"])
+    timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    shell.run_cell_magic("ask", "--engine engine --as answer", "Count.")
+    timer.join()
+    assert "[stopped]" in capsys.readouterr().out
+    assert shell.user_ns["answer"].startswith("one")
+    assert "four" not in shell.user_ns["answer"]
+    assert engine.calls[0].outcome in {"cancelled", "running"}
+    shell.run_cell_magic("ask", "--engine engine --as answer --continue", "More.")
+    assert shell.user_ns["answer"].text == "again"
+
+
+@pytest.mark.parametrize(
+    ("line", "cell", "match"),
+    [
+        ("--engine nobody", "x", "nobody"),
+        ("--engine engine", "  \n", "asks nothing"),
+        ("--max-tokens many", "x", "invalid int"),
+        ("--temprature 1", "x", "unrecognized"),
+        ("--system 'half", "x", "cannot be read"),
+        ("--engine engine --max-tokens 0", "x", "max_tokens"),
+    ],
+)
+def test_bad_cells(shell: InteractiveShell, line: str, cell: str, match: str) -> None:
+    shell.user_ns["engine"] = ScriptedEngine()
+    with pytest.raises(BadInput, match=match):
+        shell.run_cell_magic("ask", line, cell)
+
+
+def test_unknown_variables_are_named(shell: InteractiveShell) -> None:
+    shell.user_ns["engine"] = ScriptedEngine()
+    with pytest.raises(TemplateInvalid, match="town"):
+        shell.run_cell_magic("ask", "--engine engine", "{{ town }}")
+
+
+def test_help_names_the_options(shell: InteractiveShell) -> None:
+    told = shell.find_cell_magic("ask").__doc__
+    for option in ("--model", "--engine", "--continue", "--as", "--literal"):
+        assert option in told
+
+
+@pytest.mark.real
+def test_a_model_by_name(shell: InteractiveShell, home: object, capsys: pytest.CaptureFixture[str]) -> None:
+    import noa_lab as lab
+
+    shell.run_cell_magic("ask", "--model smollm2-135m --max-tokens 8 --seed 1 --as answer", "Say hello.")
+    assert shell.user_ns["answer"].completion_tokens <= 8
+    assert "smollm2-135m · " in capsys.readouterr().out
+    assert [server.model for server in lab.servers()] == ["smollm2-135m"]
