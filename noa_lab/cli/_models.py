@@ -1,15 +1,20 @@
-"""`noa-lab models list | get | show | fit | verify`."""
+"""`noa-lab models list | get | show | fit | verify | import | quantize | remove | disk`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json, print_table, size
+from noa_lab.cli._terminal import TerminalReport, print_json, print_table, say, size
+from noa_lab.errors import BadInput
 from noa_lab.workbench import Lab
+
+if TYPE_CHECKING:
+    from noa_lab.models import Models
 
 
 @click.group()
@@ -60,7 +65,23 @@ def show(ref: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
-        print_table(ref, ("", ""), [(key, value) for key, value in facts.items() if value is not None])
+        say(str(facts.get("name", ref)))
+        print_table("", ("", ""), list(_flat(facts)))
+
+
+def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Facts for people: those of the header in line, sizes and yes or no in words, nothing that is empty."""
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        elif key == "parts" and value:
+            yield key, f"{len(value)} files"
+        elif key.endswith("_bytes") and value:
+            yield key.removesuffix("_bytes").replace("_", " "), size(value)
+        elif isinstance(value, bool):
+            yield key.replace("_", " "), "yes" if value else "no"
+        elif value and key not in {"name", "size"}:
+            yield key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @models.command()
@@ -80,7 +101,8 @@ def fit(ref: str | None, as_json: bool, quick: bool, **settings: Any) -> None:
     if as_json:
         print_json(found.as_dict())
     else:
-        print_table(found.model, ("", ""), found.rows())
+        say(found.model)
+        print_table("", ("", ""), found.rows())
     if found.verdict == "does not fit":
         sys.exit(1)
 
@@ -95,6 +117,97 @@ def verify(ref: str | None, as_json: bool) -> None:
         print_json(model.as_dict())
     else:
         click.echo(f"{model.name}: sha256 {model.sha256}, as recorded")
+
+
+@models.command("import")
+@click.argument("what", metavar="[PATH]", required=False)
+@click.option("--name", help="What to call it here (default: after its file).")
+@click.option(
+    "--hard-link", is_flag=True, help="A second name for the bytes, which stays when the other tool deletes its own."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def import_model(what: str | None, name: str | None, hard_link: bool, as_json: bool) -> None:
+    """Use a model that is on this machine already, without copying it.
+
+    PATH: a .gguf file, a folder with one, or a name of another tool. Without it: what Hugging Face's cache, Ollama and LM Studio have.
+    """
+    library = Lab().models
+    if what is None:
+        _list_stored(library, as_json=as_json)
+        return
+    model = library.import_model(what, name=name, hard_link=hard_link, report=TerminalReport())
+    if as_json:
+        print_json(model.as_dict())
+    else:
+        say(f"{model.name}: {model.path} ({size(model.size_bytes)}, used where it is)")
+
+
+def _list_stored(library: Models, *, as_json: bool) -> None:
+    found = library.stored()
+    if as_json:
+        print_json({"stored": [each.as_dict() for each in found]})
+    elif not found:
+        click.echo("No other tool has GGUF models here. Import a file with `noa-lab models import PATH`.")
+    else:
+        rows = [(each.tool, each.name, size(each.size_bytes)) for each in found]
+        print_table("", ("tool", "name", "size"), rows)
+        click.echo("Import one with: noa-lab models import NAME")
+
+
+@models.command()
+@click.argument("ref")
+@click.argument("to", metavar="TYPE")
+@click.option("--name", help="What to call it (default: the model's name and the type).")
+@click.option(
+    "--allow-requantize", is_flag=True, help="Also from a model that is quantised itself; it loses more quality."
+)
+@click.option("--threads", type=int, help="CPU threads (default: as measured at install).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def quantize(ref: str, to: str, name: str | None, allow_requantize: bool, threads: int | None, as_json: bool) -> None:
+    """Make a smaller model of REF, of TYPE: Q4_K_M, Q8_0, ..."""
+    model = Lab().models.quantize(
+        ref, to, name=name, allow_requantize=allow_requantize, threads=threads, report=TerminalReport()
+    )
+    if as_json:
+        print_json(model.as_dict())
+    else:
+        say(f"{model.name}: {model.path} ({size(model.size_bytes)})")
+
+
+@models.command()
+@click.argument("ref")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --yes what was done, else what would be.")
+def remove(ref: str, yes: bool, as_json: bool) -> None:
+    """Remove a model, after saying what that frees and who else uses it; files of other tools stay."""
+    library = Lab().models
+    plan = library.plan_removal(ref)
+    if not yes and not as_json:
+        say(str(plan))
+        if not sys.stdin.isatty():
+            raise BadInput("Nothing was removed: nobody can be asked.", fix="Say --yes.", field="--yes", value=False)
+        if not click.confirm("Remove it?", default=False):
+            click.echo("Nothing was removed.")
+            return
+        yes = True
+    done = library.remove(ref) if yes else plan
+    if as_json:
+        print_json({"removed": yes, **done.as_dict()})
+    else:
+        say(f"{done.model} is removed; that freed {size(done.frees_bytes)}.")
+
+
+@models.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def disk(as_json: bool) -> None:
+    """What models take of the disk: here, unfinished, and in other tools' stores."""
+    found = Lab().models.disk()
+    if as_json:
+        print_json(found.as_dict())
+        return
+    rows = [(use.name, use.kind, size(use.bytes), use.note) for use in found.uses]
+    say(f"{size(found.own_bytes)} in {found.folder}, {size(found.free_bytes)} free")
+    print_table("", ("what", "kind", "takes", "note"), rows)
 
 
 COMMANDS: tuple[click.Command, ...] = (models,)

@@ -72,6 +72,7 @@ class ModelFile:
         verified: Whether `sha256` was compared with a known one.
         metadata: What its header says.
         parts: Every file of a split model in order; empty for a model in one file.
+        parent: Hash of the model that it was quantised from; "" for any other.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ModelFile:
     verified: bool
     metadata: ModelMetadata
     parts: tuple[ModelPart, ...] = ()
+    parent: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -110,7 +112,8 @@ class ModelFile:
         Raises:
             KeyError, TypeError: When it is no such description.
         """
-        known = {each.name: data[each.name] for each in fields(cls) if each.name != "parts"}
+        known = {each.name: data[each.name] for each in fields(cls) if each.name not in {"parts", "parent"}}
         header = {each.name: known["metadata"][each.name] for each in fields(ModelMetadata)}
         parts = (ModelPart(Path(part["path"]), part["sha256"], part["size_bytes"]) for part in data.get("parts", ()))
-        return cls(**known | {"path": Path(known["path"]), "metadata": ModelMetadata(**header), "parts": tuple(parts)})
+        known |= {"path": Path(known["path"]), "metadata": ModelMetadata(**header)}
+        return cls(**known, parts=tuple(parts), parent=data.get("parent", ""))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import UnknownModel
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.models import _listing
 from noa_lab.models._catalogue import catalogue
+from noa_lab.models._disk import DiskReport, disk_report
 from noa_lab.models._fetch import fetch, find, installed, verify
 from noa_lab.models._file import ModelFile
+from noa_lab.models._import import find_stored, import_model
 from noa_lab.models._listing import ModelList
+from noa_lab.models._quantize import quantization_types, quantize
 from noa_lab.models._reference import Named, parse_reference
+from noa_lab.models._remove import Removal, broken_link, plan_removal, remove
 from noa_lab.models.memory import Fit, MemorySettings, find_fit
+from noa_lab.models.stores import StoredModel, stored_models
 from noa_lab.paths import Home
+from noa_lab.runtime import current
 
 __all__ = ["Models"]
 
@@ -156,6 +163,115 @@ class Models:
         model = ref if isinstance(ref, ModelFile) else self._here(ref or self.default)
         return verify(model, report=report, cancel=cancel)
 
+    def stored(self) -> tuple[StoredModel, ...]:
+        """Models that other tools have on this machine: Hugging Face's cache, Ollama, LM Studio."""
+        return tuple(stored_models())
+
+    def import_model(
+        self,
+        what: str | Path | StoredModel,
+        *,
+        name: str | None = None,
+        hard_link: bool = False,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> ModelFile:
+        """Use a model that is on this machine already, under a name; its bytes stay where they are and are not copied.
+
+        Args:
+            what: A GGUF file, a folder with one, a name of another tool ("llama3.2:3b"), or one of `stored`.
+            name: What to call it; default: after its file.
+            hard_link: Make a second name for the bytes, which stays when the other tool deletes its own.
+            report: Told about the hashing.
+            cancel: Stops it.
+
+        Raises:
+            UnknownName: When there is no such file or model.
+            ModelFileBroken: When it is no readable GGUF.
+            ChecksumMismatch: When its bytes are not what the store says.
+            BadInput: When the name is taken, or a folder has several models.
+            SetupError: When this file system allows no such link.
+            Cancelled: When `cancel` was.
+        """
+        found = what if isinstance(what, StoredModel) else find_stored(what)
+        return import_model(found, self._home, name=name, hard_link=hard_link, report=report, cancel=cancel)
+
+    def quantize(
+        self,
+        ref: str,
+        to: str,
+        *,
+        name: str | None = None,
+        allow_requantize: bool = False,
+        threads: int | None = None,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> ModelFile:
+        """Make a smaller model of one that is here; it is registered with its parent.
+
+        Args:
+            ref: Which model.
+            to: Type of the new one, for example "Q4_K_M".
+            name: What to call it; default: the parent's name and the type.
+            allow_requantize: Also from a model that is quantised itself, which costs more quality.
+            threads: CPU threads; default: as many as are fastest here.
+            report: Told about each tensor.
+            cancel: Ends it; nothing is left.
+
+        Raises:
+            UnknownName: When the model is not here, or llama.cpp has no such type.
+            BadInput: When the model is quantised and that is not allowed, or the name is taken.
+            RuntimeMissing: When llama.cpp is not installed.
+            DiskFull: When the new file would not fit.
+            SetupError: When `llama-quantize` failed.
+            Cancelled: When `cancel` was.
+        """
+        return quantize(
+            self._here(ref),
+            to,
+            self._home,
+            current(self._home),
+            name=name,
+            allow_requantize=allow_requantize,
+            threads=threads,
+            report=report,
+            cancel=cancel,
+        )
+
+    def quantization_types(self) -> tuple[str, ...]:
+        """The types that `quantize` knows.
+
+        Raises:
+            RuntimeMissing: When llama.cpp is not installed.
+        """
+        return quantization_types(current(self._home))
+
+    def plan_removal(self, ref: str) -> Removal:
+        """What `remove` would do: what it frees, what stays, who uses the model; changes nothing.
+
+        Raises:
+            UnknownModel: When the model is not here.
+        """
+        return plan_removal(self._here_or_broken(ref), self._home)
+
+    def remove(self, ref: str) -> Removal:
+        """Remove a model. A file of another tool stays; only the link to it goes.
+
+        Raises:
+            UnknownModel: When the model is not here.
+            BadInput: When a server runs it.
+            SetupError: When a file cannot be deleted.
+        """
+        return remove(self._here_or_broken(ref), self._home)
+
+    def disk(self) -> DiskReport:
+        """What models take of the disk."""
+        return disk_report(self._home)
+
+    def _here_or_broken(self, ref: str) -> ModelFile:
+        """The model, also one that is nothing but a link to a file that is gone."""
+        return broken_link(ref, self._home) or self._here(ref)
+
     def _here(self, ref: str) -> ModelFile:
         """The model, which must be on this machine.
 
@@ -164,5 +280,7 @@ class Models:
         """
         found = self.find(ref)
         if found is None:
-            raise UnknownModel.among("model", ref, [model.name for model in installed(self._home)], where="here")
+            raise UnknownModel.among(
+                "model", ref, [model.name for model in installed(self._home)], where="the models on this machine"
+            )
         return found

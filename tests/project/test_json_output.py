@@ -44,7 +44,10 @@ def noa_lab(*arguments: str) -> str:
 @pytest.mark.real
 @pytest.mark.parametrize(
     "title",
-    ["noa-lab check --json", "noa-lab runtimes --json", "noa-lab models list --json", "noa-lab config show --json"],
+    [
+        *("noa-lab check --json", "noa-lab runtimes --json", "noa-lab config show --json"),
+        *("noa-lab models list --json", "noa-lab models fit --json", "noa-lab models disk --json"),
+    ],
 )
 def test_fields_are_those_documented(title, home):
     printed = json.loads(noa_lab(*title.split()[1:]))
@@ -56,6 +59,25 @@ def test_a_plan(home, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     plan = json.loads(noa_lab(*title.split()[1:]))["plan"]
     assert {"plan"} | fields(plan, "plan.") == DOCUMENTED[title]
+
+
+@pytest.mark.real
+def test_a_model(home):
+    shown = json.loads(noa_lab("models", "show", "smollm2-135m", "--json"))
+    assert fields(shown) == DOCUMENTED["noa-lab models show REF --json"]
+    planned = json.loads(noa_lab("models", "remove", "smollm2-135m", "--json"))
+    assert fields(planned) == DOCUMENTED["noa-lab models remove REF --json"]
+    assert planned["removed"] is False
+
+
+@pytest.mark.real
+def test_stored_models(home, tmp_path, monkeypatch):
+    cached = tmp_path / "hub" / "models--a--b"
+    (cached / "snapshots" / ("c" * 40)).mkdir(parents=True)
+    (cached / "snapshots" / ("c" * 40) / "m.gguf").write_bytes(bytes(100))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    printed = json.loads(noa_lab("models", "import", "--json"))
+    assert fields(printed) == DOCUMENTED["noa-lab models import --json"]
 
 
 @pytest.mark.real

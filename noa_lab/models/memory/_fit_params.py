@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 from noa_lab.errors import UnknownName
 from noa_lab.events import CancelToken
 from noa_lab.models._gguf_header import GgufHeader
+from noa_lab.models._tool import run_tool
 from noa_lab.models.memory._compute import compute_bytes, logits_bytes
 from noa_lab.models.memory._layout import Layout
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts, Prediction
 from noa_lab.models.memory._program import program_bytes
 from noa_lab.models.memory._settings import MemorySettings
-from noa_lab.runtime import Runtime, clean_environment, run
+from noa_lab.runtime import Runtime
 
 __all__ = ["ask_fit_params", "parse_rows", "prediction_of"]
 
@@ -56,20 +56,18 @@ def ask_fit_params(
     Raises:
         Cancelled: When `cancel` was.
     """
-    try:
-        program = runtime.tool("llama-fit-params")
-    except UnknownName:
-        return None
     arguments = _arguments(path, settings)
-    with tempfile.TemporaryDirectory(prefix="noa-lab-fit-") as private:
-        environment = clean_environment(Path(private))
-        for extra in (["--log-jsonl", "-lv", "4"], []):  # older builds have no --log-jsonl
-            lines: list[str] = []
-            command = [str(program), *arguments, *extra]
-            done = run(command, env=environment, seconds=_SECONDS, on_line=lines.append, cancel=cancel)
-            rows = list(parse_rows(lines)) if done.returncode == 0 and not done.timed_out else []
-            if any(row["kind"] == "host" for row in rows):
-                return prediction_of(rows, header, settings)
+    for extra in (["--log-jsonl", "-lv", "4"], []):  # older builds have no --log-jsonl
+        lines: list[str] = []
+        try:
+            done = run_tool(
+                runtime, "llama-fit-params", [*arguments, *extra], seconds=_SECONDS, on_line=lines.append, cancel=cancel
+            )
+        except UnknownName:
+            return None
+        rows = list(parse_rows(lines)) if done.returncode == 0 and not done.timed_out else []
+        if any(row["kind"] == "host" for row in rows):
+            return prediction_of(rows, header, settings)
     return None
 
 
