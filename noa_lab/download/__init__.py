@@ -10,6 +10,7 @@ from noa_lab.download._leftovers import half_fetched
 from noa_lab.download._order import FetchedFile
 from noa_lab.download._part import discard, journal_path, part_path
 from noa_lab.download._patience import Patience
+from noa_lab.download._remote_file import RemoteFile
 
 __all__ = [
     "KINDS",
@@ -17,6 +18,7 @@ __all__ = [
     "Advice",
     "FetchedFile",
     "Patience",
+    "RemoteFile",
     "check_address",
     "check_disk",
     "discard",

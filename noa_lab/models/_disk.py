@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile
+from noa_lab.models._remove import broken_links
+from noa_lab.models._unfinished import unfinished
 from noa_lab.models._users import owner_of
 from noa_lab.models.stores import stored_models
 from noa_lab.paths import Home
@@ -30,7 +32,7 @@ class DiskUse:
         kind: "model" (our own bytes), "link" (to another tool's file), "second name" (of bytes that have another one), "unfinished" (a
             download), "broken link" (its file was deleted), "other tool" (models that it has here).
         bytes: What it takes and would free; of an "other tool" what its models take.
-        path: Where it is.
+        path: Where it is; of a download of a model where it comes from.
         note: What else is to be said.
     """
 
@@ -108,13 +110,14 @@ def _of_model(model: ModelFile, home: Home) -> Iterator[DiskUse]:
 
 
 def _unfinished(home: Home) -> Iterator[DiskUse]:
-    for folder in (home.models / ".incoming", home.downloads):
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            taken = _taken(path)
-            if taken:
-                yield DiskUse(
-                    path.name, "unfinished", taken, str(path), "getting it again continues; deleting it gives it up"
-                )
+    for each in unfinished(home):
+        share = f" of {each.total_bytes / 1e6:,.1f} MB" if each.total_bytes else ""
+        note = f"{each.here_bytes / 1e6:,.1f} MB{share} are here; getting it again continues, removing it gives it up"
+        yield DiskUse(each.name, "unfinished", each.here_bytes, each.source, note)
+    for path in sorted(home.downloads.iterdir()):
+        taken = _taken(path)
+        if taken:
+            yield DiskUse(path.name, "unfinished", taken, str(path), "of llama.cpp; safe to delete")
 
 
 def _taken(path: Path) -> int:
@@ -131,12 +134,8 @@ def _taken(path: Path) -> int:
 
 
 def _broken(home: Home) -> Iterator[DiskUse]:
-    for path in sorted([*home.models.glob("*.gguf"), *home.models.glob("*/*.gguf")]):
-        if path.is_symlink() and not path.exists():
-            name = path.name.removesuffix(".gguf")
-            yield DiskUse(
-                name, "broken link", 0, str(path), f"{path.readlink()} is gone: `noa-lab models remove {name}`"
-            )
+    for name, path in broken_links(home).items():
+        yield DiskUse(name, "broken link", 0, str(path), f"{path.readlink()} is gone: `noa-lab models remove {name}`")
 
 
 def _other_tools() -> Iterator[DiskUse]:

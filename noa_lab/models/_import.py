@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.models._catalogue import catalogue
 from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile, ModelPart
-from noa_lab.models._gguf import read_header_of
+from noa_lab.models._place import sha256_of_parts
 from noa_lab.models._record import hash_file, record_path, records_of_home, write_record
+from noa_lab.models._split import part_names, read_parts
 from noa_lab.models.stores import StoredModel, models_in_folder, name_for, stored_models
 from noa_lab.paths import Home
 
@@ -23,7 +23,6 @@ __all__ = ["find_stored", "import_model"]
 
 STEP = "Import the model"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 
 
 def find_stored(what: str | Path) -> StoredModel:
@@ -62,22 +61,17 @@ def _only_one(folder: Path) -> StoredModel:
 
 
 def _of_file(path: Path) -> StoredModel:
-    match = _PART.search(path.name)
-    if match is None:
-        return StoredModel("folder", path.name, (path,), path.stat().st_size)
-    count = int(match[2])
-    parts = tuple(
-        path.with_name(f"{path.name[: match.start()]}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)
-    )
-    missing = [part.name for part in parts if not part.is_file()]
+    names = part_names(path.name) or (path.name,)
+    files = tuple(path.with_name(name) for name in names)
+    missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise BadInput(
-            f"{len(missing)} of the {count} parts of this model are missing: {', '.join(missing[:3])}.",
+            f"{len(missing)} of the {len(files)} parts of this model are missing: {', '.join(missing[:3])}.",
             fix="Put all parts into one folder.",
             field="path",
             value=str(path),
         )
-    return StoredModel("folder", parts[0].name, parts, sum(part.stat().st_size for part in parts))
+    return StoredModel("folder", files[0].name, files, sum(file.stat().st_size for file in files))
 
 
 def import_model(
@@ -111,12 +105,9 @@ def import_model(
         Cancelled: When `cancel` was.
     """
     files = tuple(path.resolve() for path in stored.files)
-    first, *others = (read_header_of(path) for path in files)
-    metadata = first.joined(others).metadata()
+    metadata = read_parts(files)
     hashes = [hash_file(path, step=STEP, report=report, cancel=cancel) for path in files]
-    digest = (
-        hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(f"{each}\n" for each in hashes).encode()).hexdigest()
-    )
+    digest = hashes[0] if len(hashes) == 1 else sha256_of_parts(hashes)
     if stored.sha256 and stored.sha256 != digest:
         raise ChecksumMismatch(
             f"The bytes of {stored.name} are not those that {stored.tool} has stored.",
@@ -171,16 +162,17 @@ def _free_name(name: str | None, stored: StoredModel, digest: str, home: Home) -
 
 
 def _places(name: str, count: int, home: Home) -> list[Path]:
-    """Where the links go; the parts of a split model need the names that llama.cpp looks for."""
+    """Where the links go; the parts of a split model have a folder, and the names that llama.cpp looks for."""
     if count == 1:
         return [home.models / f"{name}.gguf"]
-    return [home.models / f"{name}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    return [home.models / name / f"{name}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
 
 
 def _link_all(files: Sequence[Path], places: Sequence[Path], *, hard_link: bool) -> None:
     """Make all links, or none."""
     made: list[Path] = []
     try:
+        places[0].parent.mkdir(exist_ok=True)
         for file, place in zip(files, places, strict=True):
             _link(file, place, hard_link=hard_link)
             made.append(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from noa_lab.models._import import find_stored, import_model
 from noa_lab.models._listing import ModelList
 from noa_lab.models._quantize import quantization_types, quantize
 from noa_lab.models._reference import Named, parse_reference
-from noa_lab.models._remove import Removal, broken_link, plan_removal, remove
+from noa_lab.models._remove import Removal, broken_model, plan_giving_up, plan_removal, remove
+from noa_lab.models._unfinished import discard_unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit
 from noa_lab.models.stores import StoredModel, stored_models
 from noa_lab.paths import Home
@@ -252,25 +253,28 @@ class Models:
         Raises:
             UnknownModel: When the model is not here.
         """
-        return plan_removal(self._here_or_broken(ref), self._home)
+        model = self.find(ref) or broken_model(ref, self._home)
+        giving_up = plan_giving_up(ref, self._home) if model is None else None
+        return giving_up[0] if giving_up is not None else plan_removal(model or self._here(ref), self._home)
 
     def remove(self, ref: str) -> Removal:
-        """Remove a model. A file of another tool stays; only the link to it goes.
+        """Remove a model, or give up an interrupted download. A file of another tool stays; only the link to it goes.
 
         Raises:
             UnknownModel: When the model is not here.
-            BadInput: When a server runs it.
+            BadInput: When a server runs it, or it is being fetched right now.
             SetupError: When a file cannot be deleted.
         """
-        return remove(self._here_or_broken(ref), self._home)
+        model = self.find(ref) or broken_model(ref, self._home)
+        giving_up = plan_giving_up(ref, self._home) if model is None else None
+        if giving_up is None:
+            return remove(model or self._here(ref), self._home)
+        plan, source = giving_up
+        return replace(plan, frees_bytes=discard_unfinished(source, self._home))
 
     def disk(self) -> DiskReport:
         """What models take of the disk."""
         return disk_report(self._home)
-
-    def _here_or_broken(self, ref: str) -> ModelFile:
-        """The model, also one that is nothing but a link to a file that is gone."""
-        return broken_link(ref, self._home) or self._here(ref)
 
     def _here(self, ref: str) -> ModelFile:
         """The model, which must be on this machine.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from noa_lab.errors import NoaLabError
 from noa_lab.models._catalogue import CatalogueEntry, catalogue
 from noa_lab.models._fetch import find, installed
 from noa_lab.models._file import ModelFile
+from noa_lab.models._unfinished import unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit, fit_of_file
 from noa_lab.paths import Home
 from noa_lab.runtime import FreeMemory, free_memory
@@ -33,6 +34,7 @@ class ModelListing:
         use_case: What it is good for.
         fits: Whether it would fit into memory now, with the usual settings: "fits", "tight", "does not fit", "" where that is not known.
         needs_bytes: Memory that it would take; None where that is not known.
+        here_bytes: What is here of it of an interrupted download, in bytes; 0 for nothing.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ModelListing:
     use_case: str
     fits: str = ""
     needs_bytes: int | None = None
+    here_bytes: int = 0
 
 
 class ModelList(tuple[ModelListing, ...]):
@@ -78,13 +81,16 @@ def list_models(home: Home) -> ModelList:
     """The catalogue's models, then those on disk that it does not name; asks no network and starts nothing."""
     known = catalogue(home)
     free = free_memory()
-    rows = [_of_entry(entry, home, free, default=entry.name == known.default.name) for entry in known]
+    half = {each.name: each.here_bytes for each in unfinished(home)}
+    rows = [_of_entry(entry, home, free, half, default=entry.name == known.default.name) for entry in known]
     named = {model.path for entry in known if (model := find(entry.name, home)) is not None}
     others = [model for model in installed(home) if model.name not in known and model.path not in named]
     return ModelList([*rows, *(_of_file(model, home, free) for model in others)])
 
 
-def _of_entry(entry: CatalogueEntry, home: Home, free: FreeMemory, *, default: bool) -> ModelListing:
+def _of_entry(
+    entry: CatalogueEntry, home: Home, free: FreeMemory, half: Mapping[str, int], *, default: bool
+) -> ModelListing:
     here = find(entry.name, home)
     fit = _fit(entry.name if here is None else here, home, free)
     size = here.size_bytes if here is not None else entry.size_bytes
@@ -100,6 +106,7 @@ def _of_entry(entry: CatalogueEntry, home: Home, free: FreeMemory, *, default: b
         use_case=entry.use_case,
         fits=fit.verdict if fit is not None else "",
         needs_bytes=fit.bytes if fit is not None else None,
+        here_bytes=half.get(entry.name, 0) if here is None else 0,
     )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import BadInput, SetupError
-from noa_lab.models._file import ModelFile, ModelMetadata
+from noa_lab.models._file import ModelFile, ModelMetadata, ModelPart
 from noa_lab.models._record import record_path
+from noa_lab.models._split import whole_name
+from noa_lab.models._unfinished import unfinished
 from noa_lab.models._users import children_of, owner_of, servers_with
 from noa_lab.paths import Home
 
-__all__ = ["Removal", "broken_link", "plan_removal", "remove"]
+__all__ = ["Removal", "broken_links", "broken_model", "plan_giving_up", "plan_removal", "remove"]
 
 _HOW = {
     "Hugging Face": "`hf cache ls` and `hf cache rm` free it",
@@ -125,10 +127,30 @@ def _delete(path: Path) -> None:
         raise SetupError(f"{path} cannot be deleted: {reason}.", fix=fix, path=str(path)) from None
 
 
-def broken_link(name: str, home: Home) -> ModelFile | None:
-    """A model whose link leads to a file that is gone, as far as it can be told; None where there is no such link."""
-    place = home.models / f"{name}.gguf"
-    if not place.is_symlink() or place.exists() or place.parent != home.models:
+def broken_links(home: Home) -> dict[str, Path]:
+    """Links of the models folder whose files are gone, by the name of the model; of a split model the first of them."""
+    found: dict[str, Path] = {}
+    for path in sorted([*home.models.glob("*.gguf"), *home.models.glob("*/*.gguf")]):
+        if path.is_symlink() and not path.exists():
+            found.setdefault(whole_name(path.name), path)
+    return found
+
+
+def broken_model(name: str, home: Home) -> ModelFile | None:
+    """A model that is nothing but links to files that are gone, as far as it can be told; None where there is none of this name."""
+    place = broken_links(home).get(name)
+    if place is None:
         return None
+    files = [place] if place.parent == home.models else sorted(place.parent.glob("*.gguf"))
+    parts = tuple(ModelPart(file, "", 0) for file in files)
     nothing = ModelMetadata("", "", 0, 0, 0, 0, 0, 0, 0, "", None, 0)
-    return ModelFile(name, place, "", 0, str(place.readlink()), verified=False, metadata=nothing)
+    source = str(place.readlink())
+    return ModelFile(name, files[0], "", 0, source, verified=False, metadata=nothing, parts=parts)
+
+
+def plan_giving_up(ref: str, home: Home) -> tuple[Removal, str] | None:
+    """What giving up an interrupted download would do, and its reference; None where there is none of this name or reference."""
+    found = next((each for each in unfinished(home) if ref in {each.name, each.source}), None)
+    if found is None:
+        return None
+    return Removal(found.name, (), found.here_bytes, ("What has arrived of it is thrown away.",), (), ()), found.source

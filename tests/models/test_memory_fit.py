@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ranged_server import RangedServer
 
-from noa_lab.errors import BadInput, DownloadFailed, ModelFileBroken, UnknownModel
+from noa_lab.download import RemoteFile
+from noa_lab.errors import BadInput, Cancelled, DownloadFailed, ModelFileBroken, UnknownModel
+from noa_lab.events import CancelToken
 from noa_lab.models import Models
 from noa_lab.models._gguf import read_header_of
 from noa_lab.models._gguf_header import GgufHeader
-from noa_lab.models._reference import HubFile, WebFile
+from noa_lab.models._reference import WebFile
 from noa_lab.models.memory import MemorySettings, find_fit
 from noa_lab.models.memory import _find_fit as finding
 from noa_lab.models.memory._heads import Head, header_of_heads, read_head, recall_heads, remember_heads
@@ -30,7 +30,8 @@ from noa_lab.models.memory._remote import read_heads
 from noa_lab.models.memory._stand_in import stand_in
 from noa_lab.paths import Home
 from noa_lab.runtime import FreeMemory, Runtime
-from noa_lab.testing import SHAPES, write_shape
+from noa_lab.testing import SHAPES, FakeHub, FileFault, FileServer, write_shape
+from noa_lab.testing._file_server import FileFaultKind
 
 GB = 10**9
 REF = "hf://someone/a-model/model.gguf"
@@ -153,86 +154,106 @@ def test_the_list_says_what_fits_without_network_or_program(empty_home: Home, mo
 # Before the download: the beginning of a file that is somewhere else.
 
 
+@pytest.fixture(scope="module")
+def remote_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = replace(SHAPES["qwen2.5-0.5b"], vocabulary=30_000, layers=3)
+    return write_shape(tmp_path_factory.mktemp("remote") / "model.gguf", shape, words=True)
+
+
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RangedServer]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    write_shape(folder / "model.gguf", replace(SHAPES["qwen2.5-0.5b"], vocabulary=40_000), words=True)
-    server = RangedServer(folder)
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield server
-    server.close()
+def pushed(hub: FakeHub, empty_home: Home, remote_model: Path) -> FakeHub:
+    hub.push("someone/a-model", {"model.gguf": remote_model.read_bytes()})
+    return hub
 
 
-def test_only_the_beginning_of_the_file_is_read(site: RangedServer, empty_home: Home) -> None:
-    path = site.folder / "model.gguf"
-    local, header = path.stat().st_size, read_header_of(path)
+def test_only_the_beginning_of_the_file_is_read(pushed: FakeHub, empty_home: Home, remote_model: Path) -> None:
+    header, content = read_header_of(remote_model), remote_model.read_bytes()
     fit = find_fit(REF, empty_home, MemorySettings(), free=free(32 * GB))
     assert fit.how == "header"
     assert fit.host.weights == sum(tensor.size_bytes for tensor in header.tensors)
-    read = sum(end - start for _, start, end in site.asked)
-    assert read < 2 * header.data_offset + 2**21 < local / 20
-    assert len(site.asked) <= 8
-    seen = len(site.asked)
+    assert pushed.sent(content) < header.data_offset + 2**20 + 1 < len(content) / 20
+    asked = len(pushed.requests)
     again = find_fit(REF, empty_home, MemorySettings(slots=1), quick=True, free=free(32 * GB))
-    assert len(site.asked) == seen, "it is remembered"
+    assert len(pushed.requests) == asked, "it is remembered"
     assert again.bytes < fit.bytes
 
 
 @pytest.mark.real
 def test_before_and_after_the_download_say_the_same(
-    site: RangedServer, empty_home: Home, real_home: Home, runtime: Runtime
+    pushed: FakeHub, empty_home: Home, real_home: Home, runtime: Runtime, remote_model: Path
 ) -> None:
     os.symlink(real_home.runtimes, empty_home.root / "runtimes")
     before = find_fit(REF, empty_home, MemorySettings(), free=free(32 * GB))
-    after = find_fit(site.folder / "model.gguf", empty_home, MemorySettings(), free=free(32 * GB))
+    after = find_fit(remote_model, empty_home, MemorySettings(), free=free(32 * GB))
     assert before.how == after.how == "llama-fit-params"
     assert before.host == after.host
 
 
-def test_the_token_goes_to_the_hub_alone(site: RangedServer, empty_home: Home) -> None:
+def test_the_token_goes_to_the_hub_alone(pushed: FakeHub, empty_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", pushed.token)
     find_fit(REF, empty_home, MemorySettings())
-    assert all(token == "Bearer hf_secret" for _, token in site.tokens)
-    site.tokens.clear()
-    site.fault = "elsewhere"
-    read_heads(HubFile("someone/a-model", "model.gguf"), report=lambda _: None, cancel=None)
-    assert {host.partition(":")[0] for host, token in site.tokens if token} == {"127.0.0.1"}
-    assert any(host.startswith("localhost") and not token for host, token in site.tokens)
+    assert {request.headers.get("authorization") for request in pushed.requests} == {f"Bearer {pushed.token}"}
+    assert pushed.storage.requests
+    assert not any("authorization" in request.headers for request in pushed.storage.requests)
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("no ranges", "status 200"),
-        ("other part", "another part"),
-        ("gated", "licence"),
-        ("missing", "status 404"),
-    ],
+    ("kind", "words"),
+    [("whole", "no parts of files"), ("wrong range", "another part"), ("404", "no such file"), ("gzip", "compressed")],
 )
-def test_places_that_give_no_header(site: RangedServer, empty_home: Home, fault: str, words: str) -> None:
-    site.fault = fault
-    with pytest.raises(DownloadFailed) as caught:
+def test_places_that_give_no_header(
+    pushed: FakeHub, empty_home: Home, remote_model: Path, kind: FileFaultKind, words: str
+) -> None:
+    pushed.fail(remote_model.read_bytes(), FileFault(kind, times=99))
+    with pytest.raises(DownloadFailed, match=words) as caught:
         find_fit(REF, empty_home, MemorySettings())
-    assert words in caught.value.message
     assert caught.value.fix
     assert recall_heads(empty_home, REF) == []
 
 
-def test_what_is_no_model_there_is_named(site: RangedServer, empty_home: Home) -> None:
-    (site.folder / "model.gguf").write_bytes(b"<!DOCTYPE html>" * 1000)
-    with pytest.raises(ModelFileBroken):
+def test_what_breaks_off_is_asked_for_again(pushed: FakeHub, empty_home: Home, remote_model: Path) -> None:
+    faults = [FileFault("drop", first=1, after=300_000), FileFault("500")]
+    pushed.fail(remote_model.read_bytes(), *faults)
+    assert find_fit(REF, empty_home, MemorySettings()).how == "header"
+
+
+def test_a_file_that_is_replaced_meanwhile_is_noticed(pushed: FakeHub, empty_home: Home, remote_model: Path) -> None:
+    pushed.fail(remote_model.read_bytes(), FileFault("changed unseen", first=1, times=99))
+    with pytest.raises((DownloadFailed, ModelFileBroken)):
         find_fit(REF, empty_home, MemorySettings())
 
 
-def test_plain_http_is_for_a_hub_on_it_alone(site: RangedServer, empty_home: Home) -> None:
-    with pytest.raises(DownloadFailed, match="not encrypted"):
-        read_heads(WebFile(f"{site.url}/x/resolve/main/model.gguf"), report=lambda _: None, cancel=None)
+def test_a_gate_is_explained(hub: FakeHub, empty_home: Home, remote_model: Path) -> None:
+    hub.push("someone/a-model", {"model.gguf": remote_model.read_bytes()}, gated=True)
+    with pytest.raises(DownloadFailed, match="licence") as caught:
+        find_fit(REF, empty_home, MemorySettings())
+    assert f"{hub.url}/someone/a-model" in caught.value.fix
+
+
+def test_what_is_no_model_there_is_named(hub: FakeHub, empty_home: Home) -> None:
+    hub.push("someone/a-model", {"model.gguf": b"no model at all " * 1000})
+    with pytest.raises(ModelFileBroken):
+        find_fit(REF, empty_home, MemorySettings())
+    with pytest.raises(UnknownModel):
+        find_fit("hf://someone/a-model/other.gguf", empty_home, MemorySettings())
+
+
+def test_a_web_address(empty_home: Home, remote_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FileServer() as site:
+        site.put("/x/model.gguf", remote_model.read_bytes())
+        with pytest.raises(DownloadFailed, match="not encrypted"):
+            read_heads(WebFile(f"{site.url}/x/model.gguf"), report=lambda _: None, cancel=None)
+        assert site.requests == []
+        file = RemoteFile(f"{site.url}/x/model.gguf", "model.gguf", allow_http_loopback=True)
+        with file:
+            assert read_head(file).size == remote_model.stat().st_size
+
+
+def test_a_cancelled_look_ends(pushed: FakeHub, empty_home: Home) -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        find_fit(REF, empty_home, MemorySettings(), cancel=token)
 
 
 def split_files(folder: Path) -> int:
@@ -255,11 +276,14 @@ def split_files(folder: Path) -> int:
     return total
 
 
-def test_a_model_in_several_files_is_one_model(site: RangedServer, empty_home: Home) -> None:
-    total = split_files(site.folder)
-    fit = find_fit("hf://someone/a-model/parts-00001-of-00003.gguf", empty_home, MemorySettings())
+def test_a_model_in_several_files_is_one_model(hub: FakeHub, empty_home: Home, tmp_path: Path) -> None:
+    (tmp_path / "split").mkdir()
+    total = split_files(tmp_path / "split")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "split").iterdir()}
+    hub.push("someone/a-model", files)
+    fit = find_fit("hf://someone/a-model/parts-00002-of-00003.gguf", empty_home, MemorySettings())
     assert fit.host.weights == total
-    assert {name for name, _, _ in site.asked} == {f"parts-0000{number}-of-00003.gguf" for number in (1, 2, 3)}
+    assert all(hub.sent(content) for content in files.values())
 
 
 # The parts of it.

@@ -19,6 +19,7 @@ from noa_lab.errors import BadInput, Cancelled, DiskFull, SetupError, UnknownMod
 from noa_lab.events import CancelToken, Progress
 from noa_lab.models import ModelFile, Models
 from noa_lab.models import _quantize as quantizing
+from noa_lab.models._unfinished import WorkFolder
 from noa_lab.paths import Home
 from noa_lab.runtime import Runtime
 from noa_lab.workbench import Lab
@@ -261,6 +262,24 @@ def test_a_file_that_cannot_be_deleted_is_named_and_stays_known(
     assert library.find(PARENT) is not None
 
 
+def half_fetched(home: Home) -> None:
+    """What an interrupted download leaves."""
+    work = WorkFolder.of("https://example.org/big.gguf", home)
+    work.begin("big", "https://example.org/big.gguf")
+    (work.path / "1.gguf").write_bytes(b"x" * 100_000)
+
+
+@pytest.mark.parametrize("ref", ["big", "https://example.org/big.gguf"])
+def test_an_interrupted_download_is_given_up(own_home: Home, ref: str) -> None:
+    library = Models(own_home)
+    half_fetched(own_home)
+    assert library.plan_removal(ref).frees_bytes == 100_000
+    assert library.remove(ref).frees_bytes == 100_000
+    assert list((own_home.models / ".incoming").glob("*/*")) == []
+    with pytest.raises(UnknownModel):
+        library.remove("big")
+
+
 # The disk
 
 
@@ -270,18 +289,16 @@ def test_the_account_of_the_disk(own_home: Home) -> None:
     hugging_face(user)
     write_model(own_home.models / "by-hand.gguf", 3)
     library.import_model("llama3.2:3b")
-    (own_home.models / ".incoming" / "abc").mkdir(parents=True)
-    (own_home.models / ".incoming" / "abc" / "part").write_bytes(b"x" * 100_000)
+    half_fetched(own_home)
     report = library.disk()
     kinds = {use.name: (use.kind, use.bytes) for use in report.uses}
     assert kinds["by-hand"] == ("model", (own_home.models / "by-hand.gguf").stat().st_size)
     assert kinds["llama3.2-3b"] == ("link", 0)
     assert kinds[PARENT] == ("second name", 0)
-    assert kinds["abc"][0] == "unfinished"
-    assert kinds["abc"][1] >= 100_000
+    assert kinds["big"] == ("unfinished", 100_000)
     assert kinds["Ollama"][0] == kinds["Hugging Face"][0] == "other tool"
     assert kinds["Ollama"][1] > 60_000
-    assert report.own_bytes == kinds["by-hand"][1] + kinds["abc"][1]
+    assert report.own_bytes == kinds["by-hand"][1] + kinds["big"][1]
     assert report.free_bytes > 0
     assert json.loads(json.dumps(report.as_dict()))["uses"][0]["name"]
     assert "by-hand" in str(report)

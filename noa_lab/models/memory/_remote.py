@@ -1,28 +1,23 @@
-"""Reading parts of a file that is on a hub or a web server: a few MB at its beginning say how much memory the model takes."""
+"""Reading the beginning of a model's files where they are: a few MB say how much memory it takes."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from contextlib import ExitStack
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit, urlunsplit
 
-from noa_lab.errors import BadInput, DownloadFailed
+from noa_lab.download import RemoteFile
+from noa_lab.errors import BadInput
 from noa_lab.events import CancelToken, Progress, Report
-from noa_lab.models._hub import file_of_quant
+from noa_lab.models._hub_plan import hub_advice, hub_plan
 from noa_lab.models._reference import HubFile, HubQuant, Reference, WebFile
-from noa_lab.models.memory._heads import Head, header_of_heads, read_head
-
-if TYPE_CHECKING:
-    import httpx
+from noa_lab.models._split import part_names
+from noa_lab.models.memory._heads import Head, read_head
 
 __all__ = ["read_heads"]
 
-_HUB_SECONDS = 10.0
 STEP = "Read the header"
-_FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
-_MOST_PARTS = 500
 
 
 def read_heads(reference: Reference, *, report: Report, cancel: CancelToken | None) -> list[Head]:
@@ -40,128 +35,68 @@ def read_heads(reference: Reference, *, report: Report, cancel: CancelToken | No
         BadInput: When nothing can be read there without fetching all of it.
         Cancelled: When `cancel` was.
     """
-    if isinstance(reference, HubQuant):
-        reference = file_of_quant(reference)
-    if not isinstance(reference, HubFile | WebFile):
-        raise BadInput(
-            "The header of this model can only be read once it is here.",
-            fix="Get it first: `noa-lab models get`.",
-            field="model",
-            value=str(reference),
-        )
-    address = reference.file if isinstance(reference, HubFile) else reference.url
-    heads = [_head_of(reference, report, cancel)]
-    parts = header_of_heads(heads).split_count
-    match = _FIRST_PART.search(address)
-    if match is not None and parts == int(match[1]) <= _MOST_PARTS:
-        for number in range(2, parts + 1):
-            name = _FIRST_PART.sub(f"-{number:05}-of-{parts:05}.gguf", address)
-            part = HubFile(reference.repo, name) if isinstance(reference, HubFile) else WebFile(name)
-            heads.append(_head_of(part, report, cancel))
+    heads: list[Head] = []
+    with ExitStack() as opened:
+        for file in _files(reference, cancel):
+            opened.enter_context(file)
+            done = sum(len(head.content) for head in heads)
+            heads.append(read_head(_Watched(file, done, report)))
     report(Progress(STEP, done=sum(len(head.content) for head in heads), unit="bytes", finished=True))
     return heads
 
 
-def _head_of(reference: HubFile | WebFile, report: Report, cancel: CancelToken | None) -> Head:
-    opened = _on_hub(reference) if isinstance(reference, HubFile) else _on_web(reference)
-    with opened as source:
-        return read_head(_Watched(source, report, cancel))
-
-
 class _Watched:
-    """A source that tells what was read and can be stopped."""
+    """A file that tells how much of it was read."""
 
-    def __init__(self, source: Any, report: Report, cancel: CancelToken | None) -> None:
-        self._source, self._report, self._cancel = source, report, cancel
-        self.name, self.size = str(source.name), int(source.size)
+    def __init__(self, file: RemoteFile, before: int, report: Report) -> None:
+        self._file, self._before, self._report = file, before, report
+        self.name, self.size = file.name, file.size
 
     def read(self, offset: int, count: int) -> bytes:
-        if self._cancel is not None:
-            self._cancel.check(STEP)
-        found: bytes = self._source.read(offset, count)
-        self._report(Progress(STEP, self.name, done=offset + len(found), unit="bytes"))
+        found = self._file.read(offset, count)
+        self._report(Progress(STEP, self.name, done=self._before + offset + len(found), unit="bytes"))
         return found
 
 
-@contextmanager
-def _on_hub(file: HubFile) -> Iterator[_WebSource]:
-    """A file on the hub; huggingface_hub says where it is and who may see it."""
-    import httpx2  # huggingface_hub's own client; its errors come through
-    from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
-
-    url = hf_hub_url(file.repo, file.file)
-    page = f"{constants.ENDPOINT}/{file.repo}"
-    try:
-        found = get_hf_file_metadata(url, timeout=_HUB_SECONDS)
-    except GatedRepoError:
-        raise _failed(
-            url, "the repository asks to accept its licence", f"Accept it at {page}, then set HF_TOKEN."
-        ) from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "?"
-        raise _failed(url, f"the hub answered with status {status}", f"See {page} for what is there.") from None
-    except (OfflineModeIsEnabled, OSError, httpx2.HTTPError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise _failed(url, reason, "Check the network connection, HF_ENDPOINT and HF_HUB_OFFLINE.") from None
-    same_host = urlsplit(found.location).netloc == urlsplit(url).netloc
-    token = get_token() if same_host else None  # never to another host
-    with _client(token, plain=urlsplit(url).scheme == "http") as client:
-        yield _WebSource(client, found.location, file.file.rpartition("/")[2])
+def _files(reference: Reference, cancel: CancelToken | None) -> Iterator[RemoteFile]:
+    """Every file of the model, opened one after the other."""
+    match reference:
+        case HubFile() | HubQuant():
+            yield from _on_hub(reference, cancel)
+        case WebFile():
+            for url in _addresses(reference):
+                yield RemoteFile(url, _name(url), cancel=cancel)
+        case _:
+            raise BadInput(
+                "The header of this model can only be read once it is here.",
+                fix="Get it first: `noa-lab models get`.",
+                field="model",
+                value=str(reference),
+            )
 
 
-class _WebSource:
-    """A file at an https address whose server knows ranges."""
+def _on_hub(reference: HubFile | HubQuant, cancel: CancelToken | None) -> Iterator[RemoteFile]:
+    from huggingface_hub import constants, get_token, hf_hub_url
 
-    def __init__(self, client: httpx.Client, url: str, name: str) -> None:
-        self._client, self._url, self.name = client, url, name
-        self.size = self._ask(0, 1)[1]
-
-    def read(self, offset: int, count: int) -> bytes:
-        return self._ask(offset, count)[0]
-
-    def _ask(self, offset: int, count: int) -> tuple[bytes, int]:
-        headers = {"Range": f"bytes={offset}-{offset + count - 1}", "Accept-Encoding": "identity"}
-        host = urlsplit(self._url).hostname
-        with self._client.stream("GET", self._url, headers=headers, follow_redirects=True) as response:
-            if response.status_code != 206:
-                reason = f"{host} answered with status {response.status_code} where a part of the file was asked for"
-                raise _failed(self._url, reason)
-            told = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if told is None or int(told[1]) != offset or int(told[2]) >= offset + count:
-                raise _failed(self._url, f"{host} sent another part than it was asked for")
-            arrived = bytearray()
-            for chunk in response.iter_bytes(2**16):
-                arrived += chunk
-                if len(arrived) > count:
-                    raise _failed(self._url, f"{host} sent more than it was asked for")
-            return bytes(arrived), int(told[3])
+    plan = hub_plan(reference, cancel=cancel)
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    for entry in plan.files:
+        yield RemoteFile(
+            hf_hub_url(plan.repo, entry.path, revision=plan.commit),
+            PurePosixPath(entry.path).name,
+            authorization=f"Bearer {token}" if token else None,
+            allow_http_loopback=constants.ENDPOINT.startswith("http://"),
+            advice=hub_advice(plan.repo),
+            cancel=cancel,
+        )
 
 
-@contextmanager
-def _on_web(file: WebFile) -> Iterator[_WebSource]:
-    with _client(None, plain=False) as client:
-        yield _WebSource(client, file.url, urlsplit(file.url).path.rpartition("/")[2])
+def _addresses(file: WebFile) -> list[str]:
+    """The address of every part."""
+    parts = urlsplit(file.url)
+    folder, _, name = parts.path.rpartition("/")
+    return [urlunsplit(parts._replace(path=f"{folder}/{part}")) for part in part_names(name)] or [file.url]
 
 
-@contextmanager
-def _client(token: str | None, *, plain: bool) -> Iterator[httpx.Client]:
-    """A client that leaves https only for a hub that is not on https itself, and takes the token to no other host."""
-    import httpx
-
-    def refuse_plain(request: httpx.Request) -> None:
-        if request.url.scheme != "https" and not plain:
-            raise httpx.UnsupportedProtocol(f"{request.url.scheme}://{request.url.host} is not encrypted")
-
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    hooks: dict[str, list[Any]] = {"request": [refuse_plain]}
-    try:
-        with httpx.Client(headers=headers, timeout=30.0, event_hooks=hooks, max_redirects=10) as client:
-            yield client
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _failed("the model", str(error) or type(error).__name__) from None
-
-
-def _failed(source: str, reason: str, fix: str = "Check the address and the network connection.") -> DownloadFailed:
-    message = f"The header of {source} could not be read: {reason}."
-    return DownloadFailed(message, fix=fix, source=source, reason=reason)
+def _name(url: str) -> str:
+    return urlsplit(url).path.rpartition("/")[2]

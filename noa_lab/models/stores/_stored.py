@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["StoredModel", "complete_models", "name_for"]
+from noa_lab.models._split import is_later_part, part_names, whole_name
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+__all__ = ["StoredModel", "complete_models", "name_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,7 @@ class StoredModel:
 def name_for(text: str) -> str:
     """A name for a model: the last part of a path without ".gguf", with dashes for what names cannot have."""
     last = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    match = _PART.fullmatch(last)
-    stem = match["stem"] if match is not None else re.sub(r"\.gguf$", "", last, flags=re.IGNORECASE)
+    stem = re.sub(r"\.gguf$", "", whole_name(last), flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "model"
 
 
@@ -63,20 +62,16 @@ def complete_models(files: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, tu
         files: Names, as they are to be shown, and where the bytes are. Parts whose others are missing make no model, and neither do
             projectors ("mmproj-...") and what is empty.
     """
-    groups: dict[tuple[str, int], dict[int, tuple[str, Path]]] = {}
-    for name, path in files:
-        plain = name.rpartition("/")[2]
-        if plain.lower().startswith("mmproj") or not _has_bytes(path):
+    there = {name: path for name, path in files if _has_bytes(path)}
+    for name, path in there.items():
+        folder, slash, plain = name.rpartition("/")
+        if plain.lower().startswith("mmproj") or is_later_part(plain):
             continue
-        match = _PART.fullmatch(plain)
-        if match is None:
+        names = [f"{folder}{slash}{part}" for part in part_names(plain)]
+        if not names:
             yield name, (path,)
-        else:
-            key = (name[: -len(plain)] + match["stem"], int(match["count"]))
-            groups.setdefault(key, {})[int(match["number"])] = (name, path)
-    for (_, count), parts in groups.items():
-        if sorted(parts) == list(range(1, count + 1)):
-            yield parts[1][0], tuple(parts[number][1] for number in range(1, count + 1))
+        elif all(part in there for part in names):
+            yield name, tuple(there[part] for part in names)
 
 
 def _has_bytes(path: Path) -> bool:
