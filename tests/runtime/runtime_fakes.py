@@ -12,8 +12,7 @@ from noa_lab.runtime import PROGRAMS
 
 SERVER = """
 #!{python} -IS
-import json, os, signal, sys, time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import os, signal, sys, time
 fault, devices = {fault!r}, {devices!r}
 if "--version" in sys.argv:
     if fault == "version hangs":
@@ -51,23 +50,28 @@ if fault in ("hang", "lives on"):
     time.sleep(600)
 assert os.environ["LLAMA_API_KEY"] and sys.argv[sys.argv.index("--host") + 1] == "127.0.0.1"
 assert not any(name.startswith("LLAMA_ARG") or "TOKEN" in name for name in os.environ), "the environment was not scrubbed"
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args): pass
-    def answer(self, data):
-        body = json.dumps(data).encode()
-        good = self.headers["Authorization"] == "Bearer " + os.environ["LLAMA_API_KEY"]
-        self.send_response(200 if good else 401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def do_GET(self): self.answer({{"build_info": "b7777-0123abcd9" if fault.startswith("says ") else "b1"}})
-    def do_POST(self):
+import json, socket
+listener = socket.create_server(("127.0.0.1", 0))
+print("0.00 I srv  llama_server: listening on http://127.0.0.1:%d" % listener.getsockname()[1], file=sys.stderr, flush=True)
+while True:
+    # By hand: importing http.server takes longer than everything else here.
+    connection, data = listener.accept()[0], b""
+    while b"\\r\\n\\r\\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\\r\\n\\r\\n")
+    lines = {{line.partition(b":")[0].lower(): line.partition(b":")[2].strip() for line in head.split(b"\\r\\n")}}
+    while len(body) < int(lines.get(b"content-length", 0)):
+        body += connection.recv(65536)
+    good = lines.get(b"authorization") == b"Bearer " + os.environ["LLAMA_API_KEY"].encode()
+    if head.startswith(b"POST"):
         if fault == "segfault": os.kill(os.getpid(), signal.SIGSEGV)
         if fault == "silent": time.sleep(600)
-        self.answer({{"content": "" if fault == "empty" else "there was a", "tokens_predicted": 0 if fault == "empty" else 8}})
-server = HTTPServer(("127.0.0.1", 0), Handler)
-print("0.00 I srv  llama_server: listening on http://127.0.0.1:%d" % server.server_port, file=sys.stderr, flush=True)
-server.serve_forever()
+        answer = {{"content": "" if fault == "empty" else "there was a", "tokens_predicted": 0 if fault == "empty" else 8}}
+    else:
+        answer = {{"build_info": "b7777-0123abcd9" if fault.startswith("says ") else "b1"}}
+    text = json.dumps(answer).encode()
+    connection.sendall(b"HTTP/1.1 %d X\\r\\nContent-Length: %d\\r\\nConnection: close\\r\\n\\r\\n" % (200 if good else 401, len(text)) + text)
+    connection.close()
 """
 
 BENCH = """
