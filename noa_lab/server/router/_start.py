@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from noa_lab.errors import BadInput, NoaLabError, PortTaken, RequestRefused, ServerError, ServerExited
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.paths import Home, write_atomic
+from noa_lab.runtime import refuse_known_bad
 from noa_lab.server._command import scrubbed_environment
 from noa_lab.server._holding import Hold
 from noa_lab.server._http import ask_json
@@ -123,8 +124,11 @@ def start_router(
         Cancelled: When `cancel` said so.
         PortTaken: When another program listens on its port.
         ServerError: When it cannot be started; `ServerExited` and `ServerNotReady` say why.
+        SetupError: When a known fault of this llama.cpp forbids to let other machines reach it.
     """
     started = time.monotonic()
+    # What reaches the router reaches the servers behind it, which only listen on loopback themselves.
+    refuse_known_bad(plan.runtime.build_number, ("--host", plan.host))
     report(Progress(STEP, f"looking for a router for {', '.join(plan.names)}"))
     hold = find_or_start(home, "router", plan.fingerprint, lambda name: _start(home, name, plan, keep=keep), cancel)
     try:

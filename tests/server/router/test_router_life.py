@@ -14,7 +14,7 @@ import pytest
 from server_fakes import noa_lab_processes, wait_until
 
 from noa_lab import server
-from noa_lab.errors import PortTaken, ServerError, ServerMissing, UnknownModel
+from noa_lab.errors import PortTaken, ServerError, ServerMissing, SetupError, UnknownModel
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._record import read_records
 from noa_lab.server.router._sockets import CannotBind, open_sockets
@@ -73,6 +73,15 @@ def all_gone(home) -> bool:
 
 
 # --- using it
+
+
+def test_a_build_with_a_known_fault_is_not_shown_to_other_machines(start, bare_home, fake_plan):
+    plan = replace(fake_plan, host="0.0.0.0", allow_remote=True)
+    with pytest.raises(SetupError, match="CVE-2026-107183"):
+        start(replace(plan, runtime=replace(plan.runtime, build_number=11312)))
+    assert left(bare_home) == []
+    with start(replace(plan, runtime=replace(plan.runtime, build_number=12000))) as router:
+        assert router.names == ("a", "b")
 
 
 def test_models_start_on_their_first_request_and_end_with_the_router(start, bare_home):
