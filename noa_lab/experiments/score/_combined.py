@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from noa_lab.errors import BadInput, ExperimentError
 from noa_lab.experiments.score._base import BaseScorer, Graded, PassFail, Scorer, refuse
+from noa_lab.experiments.score._model import needs_model
 
 __all__ = ["all_of", "any_of", "weighted"]
 
@@ -27,7 +28,7 @@ class _Combined(BaseScorer):
         if not self.parts:
             refuse(self.kind, "there are no scorers", "Give at least one.", [])
         for part in self.parts:
-            if not isinstance(part, Scorer):
+            if not isinstance(part, Scorer) or needs_model(part):
                 raise BadInput(
                     f"{self.kind}: {part!r} cannot be part of another scorer.",
                     fix="Use scorers that need no model, such as score.contains(...).",

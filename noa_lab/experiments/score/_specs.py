@@ -10,6 +10,7 @@ from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments import score
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.statistics._compare import ScoreFacts
+from noa_lab.experiments.statistics._judged import MAX_FLIPS
 
 __all__ = ["COMMON", "FLAGS", "KINDS", "declared_range", "kind_of_spec", "score_facts", "scorer_from_spec"]
 
@@ -19,6 +20,7 @@ FLAGS = (
     "contains_xml",
     "html_valid",
     "json_valid",
+    "perplexity",
     "refusal",
     "xml_valid",
 )
@@ -46,7 +48,11 @@ def declared_range(specs: Iterable[Mapping[str, Any]], name: str) -> tuple[float
 def score_facts(specs: Iterable[Mapping[str, Any]]) -> dict[str, ScoreFacts]:
     """What verdicts should know of scorers, by name."""
     listed = list(specs)
-    return {str(spec["name"]): ScoreFacts(bounds=declared_range(listed, str(spec["name"]))) for spec in listed}
+    found = {}
+    for spec in listed:
+        name, flips = str(spec["name"]), float(spec.get("most_flips", MAX_FLIPS))
+        found[name] = ScoreFacts(bounds=declared_range(listed, name), most_flips=flips)
+    return found
 
 
 def kind_of_spec(spec: Mapping[str, Any]) -> tuple[str, str] | None:
