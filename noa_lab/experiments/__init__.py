@@ -16,7 +16,14 @@ from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.grid._inputs import Input, load_inputs
 from noa_lab.experiments.grid._prompts import Prompt
 from noa_lab.experiments.grid._templates import Template
-from noa_lab.experiments.report import RunFacts, summary_table, write_csv, write_markdown, write_report
+from noa_lab.experiments.report import (
+    RunFacts,
+    summary_table,
+    write_csv,
+    write_markdown,
+    write_parquet,
+    write_report,
+)
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.statistics import (
@@ -67,5 +74,6 @@ __all__ = [
     "verdicts",
     "write_csv",
     "write_markdown",
+    "write_parquet",
     "write_report",
 ]

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
 
     from noa_lab.experiments.grid._grid import Grid
+    from noa_lab.experiments.report._altair import ChartKind
     from noa_lab.experiments.statistics import InputPlan, Verdict, Verdicts
     from noa_lab.experiments.statistics._scores import Axis
 
@@ -156,8 +158,47 @@ class RunFindings(ABC):
 
         return plan_from(self.cells(), arm, over=over, on=on, margin=margin, where=where, **options)
 
+    def summary(self) -> pd.DataFrame:
+        """One row for each arm: counts, mean scores, tokens; see `summary_table`."""
+        from noa_lab.experiments.report import summary_table
+
+        return summary_table(self.cells())
+
+    def chart(
+        self,
+        kind: ChartKind = "verdicts",
+        *,
+        on: str | None = None,
+        over: str | None = None,
+        arm: str | None = None,
+        margin: float = DEFAULT_MARGIN,
+        where: Mapping[str, Any] | None = None,
+    ) -> alt.LayerChart:
+        """An Altair chart, which JupyterLab draws without a network.
+
+        Args:
+            kind: "verdicts" (all differences with their intervals), "means" (each prompt's mean on one scorer) or "inputs" (the
+                difference of two prompts on every input).
+            on: A scorer; default: all for "verdicts", else the first.
+            over: The baseline; default: the first prompt.
+            arm: The prompt for "inputs"; default: the first that is not the baseline.
+            margin: See `verdict`.
+            where: See `verdict`.
+
+        Raises:
+            UnknownName: When there is no such chart, prompt or scorer.
+            BadInput: When there is nothing to draw.
+        """
+        from noa_lab.experiments.report._altair import chart
+        from noa_lab.experiments.score._specs import declared_range
+        from noa_lab.experiments.statistics._scores import select
+
+        verdicts = self.verdicts(over, on, margin, where)
+        bounds = declared_range(self.scorer_specs, on) if on is not None else None
+        return chart(select(self.cells(), where), kind, verdicts, on=on, arm=arm, bounds=bounds)
+
     def report(self, path: str | os.PathLike[str], margin: float = DEFAULT_MARGIN) -> Path:
-        """Write the run as one HTML file that opens anywhere.
+        """Write the run as a file; its ending says which: .html (one file that opens anywhere), .md, .csv or .parquet (all cells).
 
         Args:
             path: The file; it is replaced.
@@ -165,7 +206,17 @@ class RunFindings(ABC):
 
         Returns:
             The path.
-        """
-        from noa_lab.experiments.report._page import write_report
 
-        return write_report(self, path, margin=margin)
+        Raises:
+            BadInput: When the path cannot be such a file.
+        """
+        from noa_lab.experiments.report import write_csv, write_markdown, write_parquet, write_report
+
+        ending = Path(path).suffix.lower()
+        if ending == ".csv":
+            return write_csv(self.cells(), path)
+        if ending in {".parquet", ".pq"}:
+            about = {name: value for name, value in self.as_dict().items() if name != "cells"}
+            return write_parquet(self.cells(), path, about)
+        write = write_markdown if ending in {".md", ".markdown"} else write_report
+        return write(self, path, margin=margin)

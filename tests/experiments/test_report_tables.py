@@ -11,7 +11,8 @@ import pytest
 from verdict_data import cells_of
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments.report._tables import arm_scores, markdown_table, summary_table, write_csv
+from noa_lab.experiments.report._files import write_csv
+from noa_lab.experiments.report._tables import arm_scores, markdown_table, summary_table
 
 
 def test_summary_counts_and_means() -> None:

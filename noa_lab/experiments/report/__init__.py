@@ -4,7 +4,8 @@
 """
 
 from noa_lab.experiments.report._facts import RunFacts
+from noa_lab.experiments.report._files import write_csv, write_parquet
 from noa_lab.experiments.report._page import write_markdown, write_report
-from noa_lab.experiments.report._tables import summary_table, write_csv
+from noa_lab.experiments.report._tables import summary_table
 
-__all__ = ["RunFacts", "summary_table", "write_csv", "write_markdown", "write_report"]
+__all__ = ["RunFacts", "summary_table", "write_csv", "write_markdown", "write_parquet", "write_report"]

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.experiments.report._answers import answers_table
 from noa_lab.experiments.report._charts import difference_chart, means_chart
+from noa_lab.experiments.report._differences import differences_section
 from noa_lab.experiments.report._facts import RunFacts, RunLike, facts_of
+from noa_lab.experiments.report._files import output_path
 from noa_lab.experiments.report._style import STYLE
-from noa_lab.experiments.report._tables import arm_scores, markdown_table, output_path, summary_table
+from noa_lab.experiments.report._tables import arm_scores, markdown_table, summary_table
 from noa_lab.experiments.report._text import clean, esc, flat, number, plain, pre
 from noa_lab.experiments.score._specs import declared_range, score_facts
 from noa_lab.experiments.statistics._compare import verdicts
@@ -98,6 +100,7 @@ def report_html(cells: pd.DataFrame, facts: RunFacts) -> str:
         ("verdict", "Which prompt is better?", _verdicts(cells, facts)),
         ("scores", "Scores", _charts(cells, facts)),
         ("summary", "Summary", _summary(cells, facts)),
+        ("differences", "Where they differ", differences_section(cells, _prompts(cells, facts))),
         ("answers", "Answers", answers_table(cells, _prompts(cells, facts), _samplings(facts))),
         ("prompts", "Prompts", "".join(_prompt(name, prompt) for name, prompt in facts.prompts.items())),
         ("settings", "Sampling and scorers", _settings(facts)),

@@ -57,6 +57,9 @@ thead th { border-bottom: 2px solid var(--line); } .numbers td, .numbers thead t
 .marks li { border-radius: .35rem; padding: .05rem .45rem; background: var(--soft); border: 1px solid var(--line); }
 .marks .pass { color: var(--good); background: var(--good-bg); border-color: transparent; }
 .marks .fail { color: var(--bad); background: var(--bad-bg); border-color: transparent; }
+.pair { border-left: 3px solid var(--line); padding: .2rem 0 .2rem .9rem; margin: .9rem 0; }
+.diff ins { background: var(--good-bg); color: var(--good); text-decoration: underline; }
+.diff del { background: var(--bad-bg); color: var(--bad); text-decoration: line-through; }
 .error { color: var(--bad); } details { margin: 0 0 .35rem; } summary { color: var(--accent); cursor: pointer; font-size: .85rem; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; margin: .3rem 0 .9rem;
   white-space: pre-wrap;

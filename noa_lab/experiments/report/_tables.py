@@ -1,26 +1,19 @@
-"""A run's numbers as tables: one row for each arm, and files for other programs."""
+"""A run's numbers as tables: one row for each arm, and Markdown."""
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import BadInput
 from noa_lab.experiments.statistics._intervals import Interval, mean_interval
 from noa_lab.experiments.statistics._pairing import arm_values, score_range
 from noa_lab.experiments.statistics._scores import LATENCY_COLUMNS, score_names, scored
-from noa_lab.paths import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArmScore", "arm_scores", "markdown_table", "markdown_text", "output_path", "summary_table", "write_csv"]
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What makes a spreadsheet run a cell; the last four are the full-width forms."""
+__all__ = ["ArmScore", "arm_scores", "markdown_table", "markdown_text", "summary_table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,53 +110,6 @@ def _mean(cells: pd.DataFrame, column: str) -> float:
     if column not in cells:
         return float("nan")
     return float(pd.to_numeric(cells[column], errors="coerce").astype(float).mean())
-
-
-def output_path(path: str | os.PathLike[str], *suffixes: str) -> Path:
-    """Where a file shall be written.
-
-    Raises:
-        BadInput: When it is a folder, lies in a folder that is not there, or ends otherwise than in one of `suffixes`.
-    """
-    target = Path(path).expanduser().absolute()
-    if target.suffix.lower() not in suffixes:
-        fix = f"End the name with {' or '.join(suffixes)}."
-        raise BadInput(f"{target.name!r} is no name for this file.", fix=fix, field="path", value=str(path))
-    if target.is_dir():
-        raise BadInput(f"{target} is a folder.", fix="Give the path of a file.", field="path", value=str(path))
-    if not target.parent.is_dir():
-        fix = "Make the folder, or choose one that is there."
-        raise BadInput(f"There is no folder {target.parent}.", fix=fix, field="path", value=str(path))
-    return target
-
-
-def write_csv(cells: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Write cells as CSV (UTF-8 with a byte order mark, which spreadsheets need to read letters with accents).
-
-    A text that a spreadsheet would take for a formula (it begins with = + - @, a tab or a line break) gets an apostrophe before it.
-
-    Args:
-        cells: Cells with the columns of `Run.cells()`.
-        path: A path that ends in .csv; written as a whole or not at all.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        BadInput: When the path cannot be a CSV file.
-    """
-    import pandas as pd
-
-    target = output_path(path, ".csv")
-    # Columns of dtype object keep texts that the other dtypes refuse, such as half a surrogate pair.
-    safe = {_no_formula(name): pd.Series(list(map(_no_formula, cells[name])), dtype=object) for name in cells.columns}
-    text = pd.DataFrame(safe).to_csv(index=False, lineterminator="\r\n")
-    write_atomic(target, b"\xef\xbb\xbf" + text.encode("utf-8", "replace"))
-    return target
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

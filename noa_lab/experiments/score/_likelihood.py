@@ -88,7 +88,7 @@ class _Similar(ModelScorer, TextBased):
             return Grade(0.0)
         first, *others = (await engine.aembed([case.answer, *texts])).vectors
         # The vectors have length 1; texts of opposite meaning are no less alike than unrelated ones.
-        value = max(max(sum(a * b for a, b in zip(first, other, strict=True)) for other in others), 0.0)
+        value = max(0.0, *(sum(a * b for a, b in zip(first, other, strict=True)) for other in others))
         return Grade(min(value, 1.0) if self.at_least is None else float(value >= self.at_least))
 
 

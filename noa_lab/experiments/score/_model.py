@@ -75,6 +75,7 @@ class ModelScorer(BaseScorer):
         Raises:
             BadInput: Always.
         """
+        del answer, row
         raise BadInput(
             f"The scorer {self.name!r} asks a model, so that it cannot score by itself.",
             fix="Give it to lab.compare or run.rescore; there it runs after the answers.",
