@@ -11,6 +11,7 @@ from noa_lab.experiments.execution._identity import IdentityFor
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.experiments.execution._wish import EngineFor, EngineWish, Requested
+from noa_lab.experiments.grading import grader_models
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.grid._inputs import Input, load_inputs
@@ -60,6 +61,7 @@ __all__ = [
     "Template",
     "Verdict",
     "Verdicts",
+    "grader_models",
     "list_runs",
     "load_comparison",
     "load_inputs",

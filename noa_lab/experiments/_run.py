@@ -19,6 +19,7 @@ from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.experiments.execution._wish import EngineFor
+from noa_lab.experiments.grading import check_graders, is_graded, kept_grades
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
@@ -265,7 +266,7 @@ class Run(RunFindings):
             return
         if runner is not None:
             runner.wait()
-        if self._store.status(self.run_id)[0] == "done":
+        if self._store.status(self.run_id)[0] == "done" and is_graded(self._store, self.run_id, self.scorer_specs):
             return
         if self._engine_for is None:
             raise BadInput(
@@ -297,7 +298,10 @@ class Run(RunFindings):
         runner.start()
 
     def rescore(self, scorers: Sequence[Scorer]) -> None:
-        """Score the stored answers with other scorers, without asking the model; the new scores take the old ones' place.
+        """Score the stored answers with other scorers; the new scores take the old ones' place.
+
+        No answer is asked for again. Scorers that ask a model themselves go to work in the background (`result` waits for them); grades
+        of those that stay as they were are kept.
 
         Raises:
             RunBusy: While the run is being executed.
@@ -306,19 +310,26 @@ class Run(RunFindings):
         """
         chosen = tuple(scorers)
         check_scorers(chosen, set(self.grid.fields))
-        state = self._store.run(self.run_id)["state"]
+        check_graders(self.grid, chosen)
+        state, before = self._store.run(self.run_id)["state"], self.scorer_specs
         token = self._store.lease(self.run_id, retry_failed=False)
         try:
             variables = {found.id: found.variables for found in self.grid.inputs}
             done = [row for row in self._store.cells(self.run_id) if row["status"] == "done"]
             updates = [
-                (row["cell_id"], score(chosen, row["answer"], row["finish_reason"], variables[row["input_id"]]))
+                (
+                    row["cell_id"],
+                    score(chosen, row, variables[row["input_id"]]) | kept_grades(before, chosen, row["scores"]),
+                )
                 for row in done
             ]
             self._store.replace_scores(self.run_id, [scorer.spec() for scorer in chosen], updates)
         finally:
-            self._give_back(token, "paused" if state == "running" else state)
+            graded = is_graded(self._store, self.run_id, self.scorer_specs)
+            self._give_back(token, state if graded and state != "running" else "paused")
         self._given = chosen
+        if not graded and self._engine_for is not None:
+            self.resume()
 
     def _give_back(self, token: str, state: str) -> None:
         with self._store.write() as connection:

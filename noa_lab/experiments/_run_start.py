@@ -15,6 +15,7 @@ from noa_lab.experiments.execution._answers import check_scorers
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of
 from noa_lab.experiments.execution._runner import live_runner
 from noa_lab.experiments.execution._wish import EXECUTORS, EngineFor, Requested
+from noa_lab.experiments.grading import check_graders
 from noa_lab.experiments.grid._cells import execution_order
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
@@ -100,6 +101,7 @@ def start(
     chosen = tuple(scorers)
     rendered = grid.render()
     check_scorers(chosen, set(grid.fields))
+    check_graders(grid, chosen)
     specs = [scorer.spec() for scorer in chosen]
     provenance: dict[str, Any] = {"noa_lab": __version__, "python": platform.python_version(), "engines": {}}
     if identity_for is not None:

@@ -50,7 +50,13 @@ def cell_records(grid: Grid, scorers: Sequence[str], rows: Sequence[Row], *, ali
     """
     inputs = {found.id: _input_columns(found.variables, found.cluster, found.tags) for found in grid.inputs}
     names = list(dict.fromkeys(name for columns in inputs.values() for name in columns))
-    wrong = [name for name in scorers if any((row["scores"] or {}).get(name, {}).get("error") for row in rows)]
+    # What only some scorers have: errors, a grader's reasons, the orders that a judge chose in.
+    extra = [
+        (name, key)
+        for key in ("error", "reason", "orders")
+        for name in scorers
+        if any((row["scores"] or {}).get(name, {}).get(key) for row in rows)
+    ]
     records = []
     for row in rows:
         record = {name: row[name] for name in COLUMNS}
@@ -60,7 +66,7 @@ def cell_records(grid: Grid, scorers: Sequence[str], rows: Sequence[Row], *, ali
         record["error"] = None if error is None else f"{error['kind']}: {error['message']} {error['fix']}".strip()
         scores = row["scores"] or {}
         record |= {f"score.{name}": scores.get(name, {}).get("value") for name in scorers}
-        record |= {f"score_error.{name}": scores.get(name, {}).get("error") for name in wrong}
+        record |= {f"score_{key}.{name}": scores.get(name, {}).get(key) for name, key in extra}
         record |= {name: inputs[row["input_id"]].get(name) for name in names}
         records.append(record)
     return records

@@ -291,7 +291,7 @@ class Lab:
         config = self.server_config()
         grid = grid.with_default_model(self.models.default)
         grid = grid.replace(sampling=[one.over(config.inference) for one in grid.sampling])
-        for ref in grid.models:
+        for ref in (*grid.models, *experiments.grader_models(scorers)):
             resolve_model(config, ref, self.models)
         runtime.current(self.home)
         run = experiments.start(

@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.score._model import needs_model
 from noa_lab.inference import Completion, InferenceConfig
 
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["check_scorers", "config_of", "finished_values", "score"]
+
+
+ANSWER_FACTS = ("finish_reason", "completion_tokens")
+"""What scorers see of an answer beside its text."""
 
 
 def config_of(grid: Grid, cell: Cell) -> InferenceConfig:
@@ -58,23 +63,24 @@ def plain_json(value: Mapping[str, Any]) -> Any:
 
 
 def score(
-    scorers: Sequence[Scorer], answer: str, finish_reason: str | None, variables: Mapping[str, Any]
+    scorers: Sequence[Scorer], cell: Mapping[str, Any], variables: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """What each scorer says of an answer.
+    """What each scorer says of an answer; those that ask a model are left out, their stage comes later.
 
     Args:
         scorers: The scorers.
-        answer: The model's text.
-        finish_reason: Why it ended.
-        variables: The input's fields; scorers also see `finish_reason` among them.
+        cell: `answer`, and what else is known of it: `finish_reason` and `completion_tokens`.
+        variables: The input's fields; scorers also see these two facts among them.
 
     Returns:
         By scorer name: `value` (a finite number, True being 1, or None for "not applicable") and `error` (None, or what the
         scorer raised: a scorer that fails never ends a run).
     """
-    row = {**variables, "finish_reason": finish_reason}
+    answer, row = cell["answer"], {**variables, **{name: cell.get(name) for name in ANSWER_FACTS}}
     found: dict[str, dict[str, Any]] = {}
     for scorer in scorers:
+        if needs_model(scorer):
+            continue
         try:
             value = scorer(answer, row)
             number = None if value is None else float(value)
@@ -104,4 +110,4 @@ def check_scorers(scorers: Sequence[Scorer], fields: set[str]) -> None:
                 value=name,
             )
     for scorer in scorers:
-        scorer.check(fields | {"finish_reason"})
+        scorer.check(fields | set(ANSWER_FACTS))

@@ -75,7 +75,7 @@ class Book:
     def done(self, cell: Cell, values: Mapping[str, Any]) -> None:
         """It has an answer with these columns, new or copied."""
         self.left.pop(cell.cell_id, None)
-        scores = score(self._scorers, values["answer"], values["finish_reason"], self._variables[cell.input_id])
+        scores = score(self._scorers, values, self._variables[cell.input_id])
         self._put(Change(cell.cell_id, "done", {**values, "key": self.keys[cell.cell_id], "scores": scores}))
 
     def back(self, cell: Cell) -> None:

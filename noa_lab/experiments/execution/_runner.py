@@ -18,6 +18,7 @@ from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._tally import RunProgress, Tally
 from noa_lab.experiments.execution._wish import EngineFor
 from noa_lab.experiments.execution._work import execute
+from noa_lab.experiments.grading import Grading
 from noa_lab.experiments.grid._cells import Rendered
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._store import Store
@@ -103,6 +104,17 @@ class Runner:
             reuse=row["reuse"],
             provenance=Provenance(store, run_id),
         )
+        self._grading = Grading(
+            store,
+            run_id,
+            token,
+            grid=grid,
+            rendered=rendered,
+            scorers=self.scorers,
+            engine_for=engine_for,
+            stopping=self._stopping,
+            on_commit=self._announce,
+        )
         self._thread = threading.Thread(target=self._run, name=f"noa-lab run {run_id}", daemon=True)
 
     def start(self) -> None:
@@ -161,7 +173,15 @@ class Runner:
         error = "" if self._error is None else str(describe_error(self._error)["message"])
         eta = None if self.ended else self._tally.eta()
         return RunProgress(
-            self.run_id, self._status, total=total, eta_seconds=eta, error=error, changed=changed, **counts
+            self.run_id,
+            self._status,
+            total=total,
+            graded=self._grading.total - self._grading.left,
+            to_grade=self._grading.total,
+            eta_seconds=eta,
+            error=error,
+            changed=changed,
+            **counts,
         )
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
@@ -215,6 +235,9 @@ class Runner:
             if self._stop_as:
                 return
         await execute(self._job)
+        if not self._grading.finished and not self._stopping():
+            await asyncio.to_thread(self._writer.flush)
+            await self._grading.run()
 
     def _stopping(self) -> bool:
         with self._lock:
@@ -243,6 +266,6 @@ class Runner:
         counts = self._tally.counts()
         if self._error is not None:
             return "failed"
-        if counts["pending"] + counts["running"] == 0:
+        if counts["pending"] + counts["running"] == 0 and self._grading.finished:
             return "failed" if counts["failed"] else "done"
         return self._stop_as or "paused"

@@ -27,6 +27,8 @@ class RunProgress:
         running: Cells that are being asked for.
         pending: Cells that wait.
         cached: Those among the done ones whose answer was taken from an earlier run.
+        graded: Questions to grading models that are answered.
+        to_grade: All of them; 0 before the answers are there, and without scorers that ask a model.
         eta_seconds: Time left at the speed so far; None while that is not known.
         error: What ended the run, in one sentence; empty if nothing did.
         changed: Ids of the cells that changed since the last snapshot that a subscriber got.
@@ -40,6 +42,8 @@ class RunProgress:
     running: int = 0
     pending: int = 0
     cached: int = 0
+    graded: int = 0
+    to_grade: int = 0
     eta_seconds: float | None = None
     error: str = ""
     changed: tuple[str, ...] = ()

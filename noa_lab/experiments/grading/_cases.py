@@ -12,6 +12,7 @@ from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._judge import BASELINE_SCORE
 from noa_lab.experiments.score._model import Case, ModelScorer
+from noa_lab.experiments.score._specs import asks_model
 from noa_lab.experiments.store._store import Store
 
 __all__ = ["Task", "check_graders", "grader_models", "is_graded", "kept_grades", "open_tasks", "settled_grades"]
@@ -72,9 +73,15 @@ def kept_grades(before: Sequence[Row], scorers: Iterable[Scorer], scores: Mappin
     return {name: dict(scores[name]) for name in same if scores and name in scores}
 
 
-def is_graded(store: Store, run_id: str, scorers: Iterable[Scorer]) -> bool:
-    """Whether no answer of a run waits for a grade."""
-    names = [scorer.name for scorer in _graders(scorers)]
+def is_graded(store: Store, run_id: str, specs: Iterable[Row]) -> bool:
+    """Whether no answer of a run waits for a grade.
+
+    Args:
+        store: Where the run is.
+        run_id: The run.
+        specs: Specifications of its scorers.
+    """
+    names = [str(spec["name"]) for spec in specs if asks_model(spec)]
     if not names:
         return True
     rows = store.cells(run_id)

@@ -44,6 +44,7 @@ class Grading:
     Attributes:
         left: Questions that have no answer yet; 0 before `run`.
         total: Questions in all; 0 before `run`.
+        finished: Whether nothing is left to be graded.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Grading:
         self._engine_for, self._stopping, self._on_commit = engine_for, stopping, on_commit
         self._losses = 0
         self.left = self.total = 0
+        self.finished = not self._scorers
 
     async def run(self) -> None:
         """Grade everything; answers that cannot be graded get an error in the place of a score.
@@ -88,6 +90,7 @@ class Grading:
                     await self._grade(model, {id(task): task for task in tasks if task.model == model}, record)
         finally:
             record.commit()
+        self.finished = not self.left
 
     async def _grade(self, model: str, tasks: dict[int, Task], record: Record) -> None:
         """Answer the questions to one model, opening it again when it goes away."""

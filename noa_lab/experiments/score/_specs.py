@@ -12,7 +12,18 @@ from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.statistics._compare import ScoreFacts
 from noa_lab.experiments.statistics._judged import MAX_FLIPS
 
-__all__ = ["COMMON", "FLAGS", "KINDS", "declared_range", "kind_of_spec", "score_facts", "scorer_from_spec"]
+__all__ = [
+    "COMBINED",
+    "COMMON",
+    "FLAGS",
+    "KINDS",
+    "MODEL_KINDS",
+    "asks_model",
+    "declared_range",
+    "kind_of_spec",
+    "score_facts",
+    "scorer_from_spec",
+]
 
 FLAGS = (
     "contains_html",
@@ -28,6 +39,9 @@ FLAGS = (
 
 COMBINED = ("all_of", "any_of", "weighted")
 """Kinds whose argument is a list of scorers."""
+
+MODEL_KINDS = ("judge", "logprob", "perplexity", "rubric", "similar")
+"""Kinds that ask a model, after the answers."""
 
 COMMON = ("name", "negate", "weight", "when")
 """What every kind takes."""
@@ -53,6 +67,12 @@ def score_facts(specs: Iterable[Mapping[str, Any]]) -> dict[str, ScoreFacts]:
         name, flips = str(spec["name"]), float(spec.get("most_flips", MAX_FLIPS))
         found[name] = ScoreFacts(bounds=declared_range(listed, name), most_flips=flips)
     return found
+
+
+def asks_model(spec: Mapping[str, Any]) -> bool:
+    """Whether the scorer of a specification asks a model."""
+    found = kind_of_spec(spec)
+    return found is not None and found[1] in MODEL_KINDS
 
 
 def kind_of_spec(spec: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -73,7 +73,7 @@ class Writer:
     ) -> None:
         self._store, self._run_id, self._token = store, run_id, token
         self._on_commit, self._on_error = on_commit, on_error
-        self._queue: queue.SimpleQueue[Change | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Change | threading.Event | None] = queue.SimpleQueue()
         self._beat = time.monotonic()
         self._broken: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=f"noa-lab writer {run_id}", daemon=True)
@@ -82,6 +82,12 @@ class Writer:
     def put(self, change: Change) -> None:
         """Have a change committed soon; returns at once."""
         self._queue.put(change)
+
+    def flush(self) -> None:
+        """Wait until all that was put before is committed, or nothing can be any more."""
+        done = threading.Event()
+        self._queue.put(done)
+        done.wait()
 
     def drain(self) -> None:
         """Commit what is waiting and end the thread."""
@@ -100,7 +106,7 @@ class Writer:
 
     def _work(self) -> None:
         while True:
-            batch, more = self._collect()
+            batch, waiting, more = self._collect()
             try:
                 if self._broken is None and (batch or time.monotonic() - self._beat >= _HEARTBEAT):
                     self._commit(batch)
@@ -112,22 +118,28 @@ class Writer:
             else:
                 if self._broken is None and batch:
                     self._on_commit(batch)
+            for event in waiting:
+                event.set()
             if not more:
                 return
 
-    def _collect(self) -> tuple[list[Change], bool]:
-        """What waits, at most a batch of it, and whether more may come."""
+    def _collect(self) -> tuple[list[Change], list[threading.Event], bool]:
+        """What is to be committed, at most a batch of it; who waits for that; and whether more may come."""
         batch: list[Change] = []
+        waiting: list[threading.Event] = []
         try:
-            change = self._queue.get(timeout=_HEARTBEAT)
-            while change is not None:
-                batch.append(change)
+            found = self._queue.get(timeout=_HEARTBEAT)
+            while found is not None:
+                if isinstance(found, threading.Event):
+                    waiting.append(found)
+                else:
+                    batch.append(found)
                 if len(batch) >= _BATCH:
-                    return batch, True
-                change = self._queue.get_nowait()
+                    return batch, waiting, True
+                found = self._queue.get_nowait()
         except queue.Empty:
-            return batch, True
-        return batch, False
+            return batch, waiting, True
+        return batch, waiting, False
 
     def _commit(self, batch: Sequence[Change]) -> None:
         latest = {change.cell_id: change for change in batch}
