@@ -78,19 +78,25 @@ class Home:
         return self.root / "runs.db"
 
 
-def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o644, locked: bool = False) -> None:
     """Write a file so that a reader, also after a crash, sees the old content or the new, never a part.
 
     Args:
         path: The file; its folder must exist.
         content: Text (written as UTF-8) or bytes.
         mode: Permission bits of the new file.
+        locked: Whether a lock keeps other writers away. The temporary file then has one fixed name: what a killed writer has left is
+            used up by the next, and does not stay for ever.
 
     Raises:
         OSError: When the folder cannot be written to.
     """
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    if locked:
+        temporary = str(path.with_name(f".{path.name}.new"))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    else:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -55,7 +55,7 @@ def write_receipt(part: Path, order: Order, sha256: str) -> None:
     """Remember the hash of a file that is about to get its name."""
     status = part.stat()
     facts = {"url": shown(order.url), "sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    write_atomic(receipt_path(order.target), json.dumps(facts) + "\n")
+    write_atomic(receipt_path(order.target), json.dumps(facts) + "\n", locked=True)
 
 
 def _by_receipt(order: Order) -> FetchedFile | None:

@@ -58,7 +58,7 @@ def note_first_seen(source: str, sha256: str, size_bytes: int, version: str, hom
     if FirstSeen.read(file) is None:
         file.parent.mkdir(exist_ok=True)
         facts = FirstSeen(source, sha256, size_bytes, version, time.time())
-        write_atomic(file, json.dumps(asdict(facts), indent=1) + "\n")
+        write_atomic(file, json.dumps(asdict(facts), indent=1) + "\n", locked=True)
 
 
 def check_first_seen(source: str, sha256: str, home: Home) -> None:

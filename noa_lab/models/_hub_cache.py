@@ -15,7 +15,7 @@ import re
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 
-from noa_lab.events import CancelToken, Report
+from noa_lab.events import CancelToken, Report, silent
 from noa_lab.models._arrived import STEP
 from noa_lab.paths import write_atomic
 from noa_lab.runtime import exclusive
@@ -143,7 +143,9 @@ class HubCache:
         """Remember which commit a branch or tag is at; the link must be there already."""
         if revision == commit:
             return
-        file = self._ref(revision)
-        if self.commit_of(revision) != commit:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, commit)
+        file, folder = self._ref(revision), self._root / ".locks" / self._name
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / "refs.lock", STEP, report=silent, cancel=None):
+            if self.commit_of(revision) != commit:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(file, commit, locked=True)

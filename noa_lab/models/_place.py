@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noa_lab.errors import ChecksumMismatch
-from noa_lab.models._arrived import Arrived, ArrivedFile
+from noa_lab.events import silent
+from noa_lab.models._arrived import STEP, Arrived, ArrivedFile
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.models._first_seen import check_first_seen, note_first_seen
 from noa_lab.models._record import record_path, recorded, write_record
 from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
+from noa_lab.runtime import exclusive
 
 __all__ = ["Wanted", "check_hash", "place", "sha256_of_parts"]
 
@@ -78,27 +80,30 @@ def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home)
     if len(arrived.files) > 1:
         sha256 = sha256_of_parts(file.sha256 for file in arrived.files)
     check_hash(sha256, source, wanted, home)
+    metadata = read_parts([file.path for file in arrived.files])
     names = part_names(wanted.file) if len(arrived.files) > 1 else (wanted.file,)
-    folder = _folder(wanted, names, source, home)
-    parts = [
-        ModelPart(folder / name, file.sha256, file.size_bytes) for name, file in zip(names, arrived.files, strict=True)
-    ]
-    size = sum(part.size_bytes for part in parts)
-    model = ModelFile(
-        name=wanted.name,
-        path=parts[0].path,
-        sha256=sha256,
-        size_bytes=size,
-        source=source,
-        verified=wanted.sha256 is not None or arrived.promised,
-        metadata=read_parts([file.path for file in arrived.files]),
-        parts=tuple(parts) if len(parts) > 1 else (),
-    )
-    if len(parts) > 1:
-        _place_folder(model, arrived, work)
-    else:
-        _place_file(model, arrived.files[0], arrived.shared, work)
-    note_first_seen(source, sha256, size, arrived.version, home)
+    # Two models may have the same file name: only one at a time looks which names are free.
+    with exclusive(work.parent / "placing.lock", STEP, report=silent, cancel=None):
+        folder = _folder(wanted, names, source, home)
+        parts = tuple(
+            ModelPart(folder / name, file.sha256, file.size_bytes)
+            for name, file in zip(names, arrived.files, strict=True)
+        )
+        model = ModelFile(
+            name=wanted.name,
+            path=parts[0].path,
+            sha256=sha256,
+            size_bytes=sum(part.size_bytes for part in parts),
+            source=source,
+            verified=wanted.sha256 is not None or arrived.promised,
+            metadata=metadata,
+            parts=parts if len(parts) > 1 else (),
+        )
+        if model.parts:
+            _place_folder(model, arrived, work)
+        else:
+            _place_file(model, arrived.files[0], arrived.shared, work)
+        note_first_seen(source, sha256, model.size_bytes, arrived.version, home)
     return model
 
 
@@ -115,7 +120,7 @@ def _folder(wanted: Wanted, names: tuple[str, ...], source: str, home: Home) -> 
 def _place_file(model: ModelFile, file: ArrivedFile, shared: bool, work: Path) -> None:
     """The record is there first, so that a crash leaves no nameless file."""
     model.path.parent.mkdir(exist_ok=True)
-    write_record(model, file.path, record_path(model.path))
+    write_record(model, file.path, record_path(model.path), locked=True)
     _take(file.path, work / "placing", shared=shared).replace(model.path)
 
 
@@ -127,7 +132,7 @@ def _place_folder(model: ModelFile, arrived: Arrived, work: Path) -> None:
     staging.mkdir()
     for part, file in zip(model.parts, arrived.files, strict=True):
         _take(file.path, staging / part.path.name, shared=arrived.shared)
-    write_record(model, staging / model.path.name, record_path(staging / model.path.name))
+    write_record(model, staging / model.path.name, record_path(staging / model.path.name), locked=True)
     final = model.path.parent
     if final.exists():
         final.replace(old)

@@ -36,17 +36,18 @@ def record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_record(model: ModelFile, bytes_at: Path, record: Path) -> None:
+def write_record(model: ModelFile, bytes_at: Path, record: Path, *, locked: bool = False) -> None:
     """Remember a model.
 
     Args:
         model: The model, with its final path.
         bytes_at: Where its bytes are now; the other parts of a split model lie beside it, under their names.
         record: The record's file.
+        locked: Whether a lock keeps other writers away; see `write_atomic`.
     """
     stamps = [asdict(_Stamp.of(bytes_at.with_name(part.path.name))) for part in model.parts]
     facts = model.to_record() | {"stamp": asdict(_Stamp.of(bytes_at)), "stamps": stamps}
-    write_atomic(record, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(record, json.dumps(facts, indent=1, ensure_ascii=False) + "\n", locked=locked)
 
 
 def read_record(path: Path, record: Path) -> ModelFile | None:

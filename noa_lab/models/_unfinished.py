@@ -55,7 +55,7 @@ class WorkFolder:
         self._write()
 
     def _write(self) -> None:
-        write_atomic(self.path / _ORDER, json.dumps({**self._order, "targets": self._targets}) + "\n")
+        write_atomic(self.path / _ORDER, json.dumps({**self._order, "targets": self._targets}) + "\n", locked=True)
 
     def done(self) -> None:
         """Remove the folder: the model is in its place."""
