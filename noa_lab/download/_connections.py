@@ -87,10 +87,9 @@ class Connections:
         Raises:
             DownloadFailed: With kind "unreachable", "stalled", "cut", "redirects", "bad address" or "not encrypted".
         """
-        location = self._location
-        url, answer = self._follow(location, headers)
-        if location != self._url and answer.status in (401, 403, 404, 410):
-            # A signed address has run out.
+        url, answer = self._follow(self._location, headers)
+        if url != self._url and answer.status in (401, 403, 404, 410):
+            # A signed address has run out; a new one is asked for, once.
             answer.close()
             url, answer = self._follow(self._url, headers)
         self._location = url if answer.status in (200, 206) else self._url

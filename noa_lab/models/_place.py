@@ -82,29 +82,26 @@ def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home)
     check_hash(sha256, source, wanted, home)
     metadata = read_parts([file.path for file in arrived.files])
     names = part_names(wanted.file) if len(arrived.files) > 1 else (wanted.file,)
+    verified = wanted.sha256 is not None or arrived.promised
     # Two models may have the same file name: only one at a time looks which names are free.
     with exclusive(work.parent / "placing.lock", STEP, report=silent, cancel=None):
-        folder = _folder(wanted, names, source, home)
-        parts = tuple(
-            ModelPart(folder / name, file.sha256, file.size_bytes)
-            for name, file in zip(names, arrived.files, strict=True)
-        )
+        parts = _parts(_folder(wanted, names, source, home), names, arrived)
+        size = sum(part.size_bytes for part in parts)
+        single = len(parts) == 1
         model = ModelFile(
-            name=wanted.name,
-            path=parts[0].path,
-            sha256=sha256,
-            size_bytes=sum(part.size_bytes for part in parts),
-            source=source,
-            verified=wanted.sha256 is not None or arrived.promised,
-            metadata=metadata,
-            parts=parts if len(parts) > 1 else (),
+            wanted.name, parts[0].path, sha256, size, source, verified, metadata, parts=() if single else parts
         )
-        if model.parts:
-            _place_folder(model, arrived, work)
-        else:
+        if single:
             _place_file(model, arrived.files[0], arrived.shared, work)
-        note_first_seen(source, sha256, model.size_bytes, arrived.version, home)
+        else:
+            _place_folder(model, arrived, work)
+        note_first_seen(source, sha256, size, arrived.version, home)
     return model
+
+
+def _parts(folder: Path, names: tuple[str, ...], arrived: Arrived) -> tuple[ModelPart, ...]:
+    named = zip(names, arrived.files, strict=True)
+    return tuple(ModelPart(folder / name, file.sha256, file.size_bytes) for name, file in named)
 
 
 def _folder(wanted: Wanted, names: tuple[str, ...], source: str, home: Home) -> Path:
