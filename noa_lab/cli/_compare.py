@@ -98,7 +98,10 @@ def _follow(run: Run, file: Path) -> None:
         while run.running:
             now = run.progress()
             message = f"{now.failed} failed" if now.failed else ""
-            draw(Progress(step, message, done=now.done + now.failed, total=now.total, unit="cells"))
+            if now.to_grade:
+                draw(Progress(f"Grading {run.run_id}", message, done=now.graded, total=now.to_grade, unit="questions"))
+            else:
+                draw(Progress(step, message, done=now.done + now.failed, total=now.total, unit="cells"))
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         run.pause()

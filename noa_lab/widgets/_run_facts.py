@@ -42,6 +42,8 @@ class RunFacts:
         table: The page of answers.
         means: Means by arm; None before the first answer.
         verdicts: Kind and sentence of each verdict.
+        graded: Questions to grading models that are answered.
+        to_grade: All of them.
     """
 
     run_id: str
@@ -56,12 +58,14 @@ class RunFacts:
     table: Block
     means: Block | None
     verdicts: tuple[tuple[Kind, str], ...]
+    graded: int = 0
+    to_grade: int = 0
 
     def same_as(self, run: Run, offset: int) -> bool:
         """Whether nothing has changed since: then the answers need not be read again."""
         now = run.progress()
-        known = (self.run_id, self.status, self.done, self.failed, self.table["offset"])
-        return known == (run.run_id, now.status, now.done, now.failed, offset)
+        known = (self.run_id, self.status, self.done, self.failed, self.graded, self.table["offset"])
+        return known == (run.run_id, now.status, now.done, now.failed, now.graded, offset)
 
     @property
     def running(self) -> bool:
@@ -87,6 +91,8 @@ def read_run(run: Run, offset: int) -> RunFacts:
         _answers(run, cells, offset),
         _means(run, cells) if now.done else None,
         tuple(_verdicts(run)) if over else (),
+        now.graded,
+        now.to_grade,
     )
 
 
@@ -102,9 +108,11 @@ def run_blocks(facts: RunFacts) -> list[Block | None]:
         else None
     )
     verdicts = [text(f"verdict{number}", sentence, kind=kind) for number, (kind, sentence) in enumerate(facts.verdicts)]
+    grading = f"{facts.graded} of {facts.to_grade} questions to the graders"
     return [
         text("run-error", facts.error, kind="error") if facts.error else None,
         progress("run-progress", "Answers", over / facts.total if facts.total else None, words),
+        progress("grading-progress", "Grades", facts.graded / facts.to_grade, grading) if facts.to_grade else None,
         section("verdicts", "Verdict", verdicts) if verdicts else waiting,
         section("means", "Means", [facts.means]) if facts.means else None,
         section("answers", "Answers", [facts.table]),
