@@ -59,12 +59,6 @@ class ServerApi:
         self._embedding = asyncio.Lock()
         """Held by the one request for embeddings that goes on; see `embed`."""
 
-    def twin(self) -> ServerApi:
-        """The same server once more, with connections of its own: for use on another event loop."""
-        found = ServerApi(self.connection.base_url, patience=self.connection.patience, model=self.model)
-        found.connection = self.connection.twin()
-        return found
-
     # Answers
 
     async def complete(self, body: Mapping[str, Any], emit: Emit) -> CompletionResponse:

@@ -48,14 +48,15 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.base_url!r})"
 
-    def twin(self) -> Connection:
-        """The same address and key, with a pool of its own."""
-        return Connection(self.base_url, self._api_key, patience=self.patience)
+    @property
+    def authorization(self) -> str:
+        """The value of the Authorization header; empty without a key. Never to be shown."""
+        return f"Bearer {self._api_key}" if self._api_key else ""
 
     def _new_client(self) -> httpx.AsyncClient:
         import httpx
 
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        headers = {"Authorization": self.authorization} if self._api_key else {}
         return httpx.AsyncClient(
             base_url=self.base_url,
             headers=headers,

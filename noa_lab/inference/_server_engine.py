@@ -172,7 +172,7 @@ class LlamaInferenceEngine(EngineBase):
         """Its slots as lanes, for many questions at once; nobody else may use the server meanwhile."""
         from noa_lab.inference.batch import Lanes
 
-        return Lanes(self._api.twin(), self.capabilities, body=self._body, finish=completion_of)
+        return Lanes(self._api.connection, self.capabilities, body=self._body, finish=completion_of)
 
     async def _props(self) -> dict[str, Any]:
         if self._known_props is None:

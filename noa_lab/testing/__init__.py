@@ -5,6 +5,7 @@ Each fake is contract-tested against what it imitates; nothing in the product im
 
 from noa_lab.inference import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.testing._fake_server import FakeLlamaServer, Script
+from noa_lab.testing._fake_slots import FakeSlots, Faults
 from noa_lab.testing._file_server import FileFault, FileServer, Valve
 from noa_lab.testing._gguf_shapes import SHAPES, Shape, write_shape
 from noa_lab.testing._hub import FakeHub
@@ -16,7 +17,9 @@ __all__ = [
     "FakeHub",
     "FakeLlamaServer",
     "FakeReleaseApi",
+    "FakeSlots",
     "Fault",
+    "Faults",
     "FileFault",
     "FileServer",
     "Reply",

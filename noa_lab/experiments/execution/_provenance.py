@@ -56,10 +56,9 @@ class Provenance:
     def forget_executor(self, model: str) -> None:
         """The executor noted last turned out not to work, before anything was answered."""
         provenance = self._read()
-        engines, executors = dict(provenance["engines"]), dict(provenance.get("executors", {}))
-        engines.pop(model, None)
-        executors.pop(model, None)
-        self._store.update_run(self._run_id, provenance={**provenance, "engines": engines, "executors": executors})
+        for part in ("engines", "executors", "plans"):
+            provenance[part] = {name: kept for name, kept in provenance.get(part, {}).items() if name != model}
+        self._store.update_run(self._run_id, provenance=provenance)
 
     def note_plan(self, model: str, plan: Plan) -> None:
         """Note how far the plan of a model has come."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from noa_lab.inference.batch._prefixes import SHORTEST, Prefixes, common
-from noa_lab.inference.batch._schedule import Ask, Job, Lane, Prepare, Question, Schedule
+from noa_lab.inference.batch._schedule import Ask, Job, Lane, Prepare, Question, Schedule, Worth, always
 
 __all__ = ["CopyingSchedule"]
 
@@ -31,13 +31,14 @@ class CopyingSchedule(Schedule):
     Args:
         lanes: How many lanes there are.
         shortest: Fewest tokens that are worth a trunk of their own.
+        worth: Decides whether a prompt is evaluated by a second lane for some of its answers.
 
     Attributes:
         unneeded: Numbers of saved trunks that nothing needs any more; whoever deletes them empties the list.
     """
 
-    def __init__(self, lanes: int, *, shortest: int = SHORTEST) -> None:
-        super().__init__(lanes)
+    def __init__(self, lanes: int, *, shortest: int = SHORTEST, worth: Worth = always) -> None:
+        super().__init__(lanes, worth=worth)
         self._shortest = shortest
         self._count = 0
         self._trunks: list[_Trunk] = []
@@ -47,8 +48,10 @@ class CopyingSchedule(Schedule):
         self._ready: list[tuple[int, Question]] = []
         """A heap, by the place in the order."""
         self._waiting_for: dict[int, list[Question]] = {}
-        self._rest: dict[int, Question] = {}
-        """By lane: a question on it of which answers are left to ask for."""
+        self._twins: dict[bytes, list[Question]] = {}
+        """By prompt: questions with the same prompt as one that has not been asked yet; they come with it."""
+        self._rest: dict[int, deque[Question]] = {}
+        """By lane: what is left to ask for of the prompt that it holds."""
         self._preparing = False
         self.unneeded: list[int] = []
 
@@ -70,19 +73,31 @@ class CopyingSchedule(Schedule):
                 trunk.parent.users += 1
             for place in range(found.first, found.last + 1):
                 self._trunk_of[start + prefixes.order[place]] = trunk  # deeper ones come later
+        seen = set()
         for index in dict.fromkeys((*early, *prefixes.order)):
-            self._enter(Question(start + index, prompts[index], answers[index]))
+            question = Question(start + index, prompts[index], answers[index])
+            self._questions[question.number] = question
+            if question.tokens in seen:
+                self._twins.setdefault(question.tokens, []).append(question)
+                self._count_use(question)
+            else:
+                self._enter(question)
+            seen.add(question.tokens)
         return range(start, self._count)
 
+    def _count_use(self, question: Question) -> _Trunk | None:
+        trunk = self._trunk_of.get(question.number)
+        if trunk is not None:
+            trunk.users += 1
+        return trunk
+
     def _enter(self, question: Question) -> None:
-        self._questions[question.number] = question
         self._order.append(question)
         self._places[question.number] = len(self._places)
-        trunk = self._trunk_of.get(question.number)
+        trunk = self._count_use(question)
         if trunk is None:
             self._make_ready(question)
         else:
-            trunk.users += 1
             self._waiting_for.setdefault(trunk.number, []).append(question)
 
     def _make_ready(self, question: Question) -> None:
@@ -94,15 +109,31 @@ class CopyingSchedule(Schedule):
         if not idle:
             return None
         for lane in idle:
-            if lane.number in self._rest:
-                return self._ask(self._rest.pop(lane.number), [lane])
+            if self._rest.get(lane.number):
+                return self._ask(self._rest[lane.number].popleft(), [lane], self._rest[lane.number])
         while self._order and self._order[0].number not in self._questions:
             self._order.popleft()
         if not self._preparing and self._order:
             trunk = self._first_missing(self._trunk_of.get(self._order[0].number))
             if trunk is not None:
                 return self._prepare(trunk, idle)
-        return self._ask(heapq.heappop(self._ready)[1], idle) if self._ready else None
+        if self._ready:
+            question = heapq.heappop(self._ready)[1]
+            return self._ask(question, idle, deque(self._twins.pop(question.tokens, ())))
+        return self._help(idle)
+
+    def _help(self, idle: list[Lane]) -> Job | None:
+        """Take over from the lane that has most answers left to ask for."""
+        number = max(self._rest, key=lambda lane: sum(each.answers for each in self._rest[lane]), default=None)
+        rest = self._rest.get(number, None) if number is not None else None
+        if not rest:
+            return None
+        trunk = self._trunk_of.get(rest[-1].number)
+        kept = len(trunk.tokens) if trunk is not None and trunk.saved else 0
+        again = (len(rest[-1].tokens) - max(kept, *(4 * common(lane.held, rest[-1].tokens) for lane in idle))) // 4
+        if again > 1 and not self._worth(again, sum(each.answers for each in rest), self.busy):
+            return None
+        return self._ask(rest.pop(), idle, deque())
 
     def _first_missing(self, trunk: _Trunk | None) -> _Trunk | None:
         """The outermost trunk that this one begins with and that is not ready, itself included."""
@@ -145,7 +176,7 @@ class CopyingSchedule(Schedule):
         if trunk.parent is not None:
             self._let_go(trunk.parent)
 
-    def _ask(self, question: Question, idle: list[Lane]) -> Ask:
+    def _ask(self, question: Question, idle: list[Lane], rest: deque[Question]) -> Ask:
         lane = max(idle, key=lambda each: common(each.held, question.tokens))
         trunk = self._trunk_of.get(question.number)
         restore = self._restored(trunk, lane)
@@ -157,10 +188,9 @@ class CopyingSchedule(Schedule):
             alone=self._preparing,
         )
         if question.answers:
-            # The others come on the same lane, where they cost one token each.
-            self._rest[lane.number] = question
-            if trunk is not None:
-                trunk.users += 1  # one use for each of its jobs: it may still have to be restored for this one
+            rest.appendleft(question)
+            self._count_use(question)  # one use for each of its jobs: it may still have to be restored for this one
+        self._rest[lane.number] = rest
         return job
 
     def asked(self, job: Ask, *, failed: bool = False) -> None:

@@ -6,16 +6,15 @@ time taken from it. Facts about the endpoints: llama.cpp b11312, `tools/server/R
 
 from __future__ import annotations
 
-import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noa_lab.errors import RequestRefused
-from noa_lab.inference._api import ServerApi
 from noa_lab.inference._growing_answers import read_probabilities
 from noa_lab.inference._requests import Clock, CompletionResponse
+from noa_lab.inference._types import ChatMessage
+from noa_lab.inference.batch._wire import Wire
 
 __all__ = ["LaneServer"]
 
@@ -24,16 +23,26 @@ class LaneServer:
     """The requests of lanes.
 
     Args:
-        api: The server; used on one event loop only, and closed by `aclose`.
+        wire: The server; used on one event loop only, and closed by `aclose`.
     """
 
-    def __init__(self, api: ServerApi) -> None:
-        self._api = api
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
 
     @property
     def url(self) -> str:
         """The server's address."""
-        return self._api.connection.base_url
+        return self._wire.url
+
+    async def apply_template(self, messages: Sequence[ChatMessage]) -> str:
+        """The text that the server's chat template makes of a conversation."""
+        body = {"messages": [message.as_openai() for message in messages]}
+        return str((await self._wire.ask("/apply-template", body))["prompt"])
+
+    async def tokenize(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, exactly those that `/completion` makes of it."""
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return tuple((await self._wire.ask("/tokenize", body))["tokens"])
 
     async def evaluate(self, lane: int, tokens: Sequence[int]) -> tuple[int, int]:
         """Have a slot evaluate a prompt and keep it.
@@ -42,13 +51,13 @@ class LaneServer:
             Tokens that it still had, and tokens that it evaluated.
         """
         body = {"prompt": list(tokens), "n_predict": 0, "temperature": 0.0, "cache_prompt": True, "id_slot": lane}
-        timings = (await self._post("/completion", body))["timings"]
+        timings = (await self._wire.ask("/completion", body))["timings"]
         return int(timings.get("cache_n", 0)), int(timings.get("prompt_n", 0))
 
     async def can_save(self) -> bool:
         """Whether this server saves and restores slots."""
         try:
-            await self._post("/slots/0?action=save", {"filename": "noa-trial.bin"})
+            await self._wire.ask("/slots/0?action=save", {"filename": "noa-trial.bin"})
         except RequestRefused:
             return False
         return True
@@ -59,7 +68,7 @@ class LaneServer:
         Raises:
             RequestRefused: When this server cannot save, or the disk is full.
         """
-        found = await self._post(f"/slots/{lane}?action=save", {"filename": name})
+        found = await self._wire.ask(f"/slots/{lane}?action=save", {"filename": name})
         return int(found.get("n_saved", 0)), int(found.get("n_written", 0))
 
     async def restore(self, lane: int, name: str) -> int:
@@ -68,52 +77,24 @@ class LaneServer:
         Raises:
             RequestRefused: When it cannot be read.
         """
-        return int((await self._post(f"/slots/{lane}?action=restore", {"filename": name})).get("n_restored", 0))
+        return int((await self._wire.ask(f"/slots/{lane}?action=restore", {"filename": name})).get("n_restored", 0))
 
     async def working(self) -> dict[int, int]:
         """The slots that work on something, and the number of what they work on."""
-        slots = await self._api.slots()
+        slots = await self._wire.ask("/slots")
         return {int(slot["id"]): int(slot.get("id_task", -1)) for slot in slots if slot.get("is_processing")}
 
     async def ask(self, body: Mapping[str, Any]) -> list[CompletionResponse]:
         """Ask `/completion` for `n` answers, and wait until all are there."""
         sent = time.perf_counter()
-        found = await self._post("/completion", {**body, "stream": False})
+        found = await self._wire.ask("/completion", {**body, "stream": False})
         ended = time.perf_counter()
         parts = found if isinstance(found, list) else [found]
         return [_response(part, sent, ended) for part in sorted(parts, key=lambda part: int(part.get("index", 0)))]
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._api.aclose()
-
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Ask and wait, for as long as the server shows that it lives: an answer that is not streamed comes after a long silence."""
-        connection = self._api.connection
-        asking = asyncio.create_task(self._read(path, body))
-        try:
-            while not (await asyncio.wait({asking}, timeout=connection.patience))[0]:
-                if not await connection.alive(within=connection.patience / 4):
-                    raise connection.unreachable(f"it was silent for {connection.patience:g} s")
-            raw = asking.result()
-        finally:
-            asking.cancel()
-        try:
-            found = json.loads(raw)
-        except ValueError:
-            raise connection.nonsense(path, raw) from None
-        if not isinstance(found, dict | list):
-            raise connection.nonsense(path, raw)
-        return found
-
-    async def _read(self, path: str, body: Mapping[str, Any]) -> bytes:
-        import httpx
-
-        try:
-            async with self._api.connection.open("POST", path, body) as response:
-                return await response.aread()
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise self._api.connection.unreachable(error) from error
+        await self._wire.aclose()
 
 
 def _response(last: Mapping[str, Any], sent: float, ended: float) -> CompletionResponse:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from noa_lab.errors import CannotShare, RequestRefused, ServerExited, StreamBroken, Unreachable
-from noa_lab.inference._api import ServerApi
 from noa_lab.inference._chat_format import format_chat_prompt
 from noa_lab.inference._completion import Completion
+from noa_lab.inference._http import Connection
 from noa_lab.inference._protocol import Capabilities
 from noa_lab.inference._requests import CompletionResponse
 from noa_lab.inference._sampling import check_echo
@@ -24,6 +24,7 @@ from noa_lab.inference.batch._questions import BatchFacts, BatchQuestion, BatchS
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.batch._sharing import SharingWatch, prove_sharing
 from noa_lab.inference.batch._speeds import Speeds
+from noa_lab.inference.batch._wire import Wire
 
 __all__ = ["LOST", "Lanes"]
 
@@ -31,6 +32,9 @@ LOST = (Unreachable, StreamBroken, ServerExited)
 """Errors after which the server has to be found again."""
 
 _LOOK_SECONDS = 0.002
+
+_EARLY = 32
+"""Most arms of which one answer comes early: each may need a trunk of its own to be kept."""
 
 _GUESSED_ANSWER = 32
 """Tokens that an answer is thought to have, at most, before there is one."""
@@ -43,7 +47,7 @@ class Lanes:
     """A `BatchEngine` over the slots of one llama-server, which nobody else may use meanwhile.
 
     Args:
-        api: The server; it is closed with the lanes.
+        connection: The server's address and key.
         what: What the server can do.
         body: Makes the request for a prompt, a config and a seed.
         finish: Makes the protocol's answer of the server's.
@@ -53,10 +57,10 @@ class Lanes:
     name = "lanes"
 
     def __init__(
-        self, api: ServerApi, what: Capabilities, *, body: Body, finish: Finish, speeds: Speeds | None = None
+        self, connection: Connection, what: Capabilities, *, body: Body, finish: Finish, speeds: Speeds | None = None
     ) -> None:
-        self._api, self._what, self._body, self._finish = api, what, body, finish
-        self._server = LaneServer(api)
+        self._what, self._body, self._finish = what, body, finish
+        self._server = LaneServer(Wire(connection))
         self.speeds = speeds or Speeds()
         self.facts = BatchFacts(lanes=what.slots)
         self._schedule: CopyingSchedule | PinnedSchedule = PinnedSchedule(what.slots, worth=self._worth)
@@ -68,24 +72,25 @@ class Lanes:
 
     async def prompt(self, messages: Sequence[ChatMessage]) -> tuple[str, tuple[int, ...]]:
         """See `BatchEngine`."""
-        text = await self._api.apply_template(messages) if self._what.chat_template else format_chat_prompt(messages)
-        return text, tuple(await self._api.tokenize(text))
+        template = self._what.chat_template
+        text = await self._server.apply_template(messages) if template else format_chat_prompt(messages)
+        return text, await self._server.tokenize(text)
 
     async def aclose(self) -> None:
         """See `BatchEngine`."""
-        await self._api.aclose()
+        await self._server.aclose()
 
-    def _worth(self, tokens: int, questions: int, lanes: int) -> bool:
-        answers = self._watch.answers
+    def _worth(self, tokens: int, answers: int, lanes: int) -> bool:
+        seen = self._watch.answers
         longest = max((question.config.max_tokens for question in self._questions.values()), default=1)
-        each = self.facts.generated / answers if answers else min(longest, _GUESSED_ANSWER)
-        return self.speeds.worth(tokens, questions * each, lanes)
+        each = self.facts.generated / seen if seen else min(longest, _GUESSED_ANSWER)
+        return self.speeds.worth(tokens, answers * each, lanes)
 
     async def run(self, windows: Windows, sink: BatchSink) -> None:
         """See `BatchEngine`."""
         self.facts.copying = await self._server.can_save()
         if self.facts.copying:
-            self._schedule = CopyingSchedule(self._what.slots)
+            self._schedule = CopyingSchedule(self._what.slots, worth=self._worth)
         jobs: dict[asyncio.Task[None], int] = {}
         coming: asyncio.Task[Sequence[BatchQuestion] | None] | None = None
         over = False
@@ -119,7 +124,7 @@ class Lanes:
         early: list[int] = []
         if not self._questions:
             early = list({question.arm: index for index, question in reversed(list(enumerate(window)))}.values())
-            early = sorted(early)[: self._what.slots]
+            early = sorted(early)[:_EARLY]
             await self._prove(tokens)
         elif self._watch.useless and isinstance(self._schedule, CopyingSchedule):
             self._schedule.share_nothing()
@@ -128,10 +133,11 @@ class Lanes:
 
     async def _prove(self, tokens: Sequence[bytes]) -> None:
         """Make sure, before anything is asked, that the model can share; the trunk that this takes is the first one needed."""
-        first = [trunk for trunk in Prefixes(tokens).trunks(SHORTEST) if tokens[0].startswith(trunk.tokens)]
+        prompt = tokens[0] if self.facts.copying else min(tokens)
+        first = [trunk for trunk in Prefixes(tokens).trunks(SHORTEST) if prompt.startswith(trunk.tokens)]
         if first:
             # The outermost: a longer one would be cut back to it when it is saved.
-            self._count(first[0].length, await prove_sharing(self._server, unpacked(first[0].tokens)))
+            self._count(first[0].length + 1, await prove_sharing(self._server, unpacked(first[0].tokens)))
             self._schedule.holds(0, first[0].tokens)
 
     async def _start(self, job: Job, sink: BatchSink, jobs: Mapping[asyncio.Task[None], int]) -> asyncio.Task[None]:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from noa_lab.inference.batch._prefixes import Prefixes, common
-from noa_lab.inference.batch._schedule import Job, Lane, Question, Schedule
+from noa_lab.inference.batch._schedule import Job, Lane, Question, Schedule, Worth, always
 
-__all__ = ["PinnedSchedule", "Worth"]
-
-Worth = Callable[[int, int, int], bool]
-"""Called with tokens, questions, lanes: whether one more lane beside those at work is worth evaluating so many tokens again, when it
-takes over so many questions."""
-
-
-def _always(tokens: int, questions: int, lanes: int) -> bool:
-    del tokens, questions, lanes
-    return True
+__all__ = ["PinnedSchedule"]
 
 
 @dataclass(slots=True, eq=False)
@@ -40,9 +32,8 @@ class PinnedSchedule(Schedule):
         worth: Decides that.
     """
 
-    def __init__(self, lanes: int, *, worth: Worth = _always) -> None:
-        super().__init__(lanes)
-        self._worth = worth
+    def __init__(self, lanes: int, *, worth: Worth = always) -> None:
+        super().__init__(lanes, worth=worth)
         self._count = 0
         self._rows: list[_Row] = []
 
@@ -97,7 +88,8 @@ class PinnedSchedule(Schedule):
         lane = max(idle, key=lambda each: common(each.held, first))
         again = row.questions[place][1] - common(lane.held, first)
         moved = len(row.questions) - place
-        if again > 0 and not self._worth(again, moved, self.busy):
+        answers = sum(question.answers for question, _ in itertools.islice(row.questions, place, None))
+        if again > 0 and not self._worth(again, answers, self.busy):
             return None
         part = _Row(deque(row.questions.pop() for _ in range(moved)), lane)
         part.questions.reverse()

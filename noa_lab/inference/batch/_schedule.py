@@ -8,12 +8,22 @@ A schedule decides which lane does what next; no input or output happens there. 
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from noa_lab.inference.batch._prefixes import common
 
-__all__ = ["Ask", "Job", "Lane", "Prepare", "Question", "Schedule"]
+__all__ = ["Ask", "Job", "Lane", "Prepare", "Question", "Schedule", "Worth", "always"]
+
+Worth = Callable[[int, int, int], bool]
+"""Called with tokens, answers, lanes: whether one more lane beside those at work is worth evaluating so many tokens again, when it
+takes over so many answers."""
+
+
+def always(tokens: int, answers: int, lanes: int) -> bool:
+    """A `Worth` that says yes."""
+    del tokens, answers, lanes
+    return True
 
 
 @dataclass(slots=True, eq=False)
@@ -99,9 +109,11 @@ class Schedule(abc.ABC):
 
     Args:
         lanes: How many lanes there are.
+        worth: Decides whether something is evaluated twice for the sake of a wider batch.
     """
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, *, worth: Worth = always) -> None:
+        self._worth = worth
         self._lanes = [Lane(number) for number in range(lanes)]
         self._questions: dict[int, Question] = {}
         self._taken: dict[int, frozenset[int]] = {}

@@ -102,7 +102,8 @@ def batches(draw):
 @settings(max_examples=100, deadline=None)
 @given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, shortest, seed):
-    server = play(CopyingSchedule(lanes, shortest=shortest), parts, lanes, random.Random(seed))
+    never = CopyingSchedule(lanes, shortest=shortest, worth=lambda tokens, answers, busy: False)
+    server = play(never, parts, lanes, random.Random(seed))
     assert sorted(server.asked) == wanted(parts)
     assert not server.saved, "a trunk that nobody needs any more was not given up"
     least = sum(Prefixes(prompts).minimum for prompts, _, _ in parts)
@@ -110,6 +111,14 @@ def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, sh
     repeats = sum(sum(answers) - len(answers) for _, answers, _ in parts)
     trunks = sum(len(Prefixes(prompts).trunks(shortest)) for prompts, _, _ in parts)
     assert server.evaluated <= least + questions * shortest + trunks + repeats
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
+def test_copying_lanes_that_help_each_other_ask_everything_once(parts, lanes, shortest, seed):
+    server = play(CopyingSchedule(lanes, shortest=shortest), parts, lanes, random.Random(seed))
+    assert sorted(server.asked) == wanted(parts)
+    assert not server.saved
 
 
 @settings(max_examples=100, deadline=None)

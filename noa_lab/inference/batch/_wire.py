@@ -1,0 +1,174 @@
+"""JSON over HTTP/1.1 to one llama-server, with as little work a request as there can be.
+
+A comparison makes thousands of small requests beside the inference, on the same cores. Of the time that httpx takes for one this takes
+about a thirtieth (`benchmarks/http_clients.py`), because it does nothing but what llama-server needs: whole bodies both ways, kept
+connections, one key. What answers are worth is decided by the same rules as elsewhere (`refusal`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from noa_lab.errors import Unreachable
+from noa_lab.inference._http import Connection, refusal
+
+__all__ = ["Wire"]
+
+_KEEP_SECONDS = 4.0
+"""llama-server closes idle connections after 5 s; ours are given up before that."""
+
+_CONNECT_SECONDS = 5.0
+_LONGEST_HEAD = 64 * 1024
+
+_Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class _Stale(Exception):
+    """A kept connection that the server had closed meanwhile."""
+
+
+class Wire:
+    """A pool of connections to one server, used on one event loop.
+
+    Args:
+        connection: Knows the address, the key, the patience and what to say when nothing answers.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        parts = urlsplit(connection.base_url)
+        self._host, self._prefix = parts.hostname or "", parts.path
+        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
+        self._port = parts.port or (443 if self._ssl else 80)
+        key = connection.authorization
+        self._head = f"Host: {parts.netloc}\r\n" + (f"Authorization: {key}\r\n" if key else "")
+        self._idle: list[tuple[float, _Pair]] = []
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._connection.base_url
+
+    async def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Ask, and wait for the answer for as long as the server shows that it lives.
+
+        Args:
+            path: The endpoint.
+            body: Sent as JSON by POST; None is a GET.
+
+        Returns:
+            The answer's JSON.
+
+        Raises:
+            Unreachable: When nothing answers, or nothing comes and `/health` does not answer either.
+            RequestRefused: When the server answers with an error.
+            ContextOverflow: When it says that the prompt does not fit.
+        """
+        asking = asyncio.ensure_future(self._answer(path, body))
+        patience = self._connection.patience
+        try:
+            while not (await asyncio.wait({asking}, timeout=patience))[0]:
+                if not await self._lives(within=patience / 4):
+                    raise self._connection.unreachable(f"it was silent for {patience:g} s")
+            status, raw = asking.result()
+        finally:
+            asking.cancel()
+        if status >= 400:
+            raise refusal(status, raw, self.url + path)
+        try:
+            return json.loads(raw)
+        except ValueError:
+            raise self._connection.nonsense(path, raw) from None
+
+    async def _lives(self, within: float) -> bool:
+        try:
+            async with asyncio.timeout(within):
+                return (await self._answer("/health", None))[0] == 200
+        except (TimeoutError, Unreachable):
+            return False
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        for _, (_, writer) in self._idle:
+            writer.close()
+        self._idle.clear()
+
+    async def _answer(self, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
+        data = b"" if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        method = "GET" if body is None else "POST"
+        head = (
+            f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        request = head.encode("ascii") + data
+        while True:
+            pair, kept = await self._open()
+            try:
+                return await self._exchange(pair, request, kept=kept)
+            except _Stale:
+                continue  # nothing had been answered on it, and a fresh connection is next
+
+    async def _open(self) -> tuple[_Pair, bool]:
+        while self._idle:
+            since, pair = self._idle.pop()
+            if time.monotonic() - since < _KEEP_SECONDS and not pair[0].at_eof():
+                return pair, True
+            pair[1].close()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await asyncio.open_connection(self._host, self._port, ssl=self._ssl, limit=_LONGEST_HEAD), False
+        except (OSError, TimeoutError) as error:
+            raise self._connection.unreachable(error) from error
+
+    async def _exchange(self, pair: _Pair, request: bytes, *, kept: bool) -> tuple[int, bytes]:
+        reader, writer = pair
+        begun = False
+        try:
+            writer.write(request)
+            await writer.drain()
+            first = await reader.readuntil(b"\r\n\r\n")
+            begun = True
+            status, headers = _head_of(first)
+            raw = await _body_of(reader, headers)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+            writer.close()
+            if kept and not begun:
+                raise _Stale from None
+            raise self._connection.unreachable(error) from error
+        except BaseException:
+            writer.close()  # the server stops working for a connection that is gone
+            raise
+        if headers.get(b"connection", b"").lower() == b"close":
+            writer.close()
+        else:
+            self._idle.append((time.monotonic(), pair))
+        return status, raw
+
+
+def _head_of(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
+    lines = raw[:-4].split(b"\r\n")
+    version, status, *_ = lines[0].split(b" ", 2)
+    if not version.startswith(b"HTTP/1."):
+        raise ValueError(f"it answered {lines[0][:60]!r}, which is not HTTP")
+    pairs = (line.partition(b":") for line in lines[1:])
+    return int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+async def _body_of(reader: asyncio.StreamReader, headers: Mapping[bytes, bytes]) -> bytes:
+    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
+        parts = []
+        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            parts.append(await reader.readexactly(size))
+            await reader.readexactly(2)
+        while await reader.readuntil(b"\r\n") != b"\r\n":
+            pass  # trailers
+        return b"".join(parts)
+    if b"content-length" in headers:
+        return await reader.readexactly(int(headers[b"content-length"]))
+    return await reader.read()
