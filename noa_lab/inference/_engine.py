@@ -45,6 +45,8 @@ class EngineBase(abc.ABC):
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         self._closed = False
+        self.defaults = InferenceConfig()
+        """What a config leaves open is as here; an engine of `lab.serve` or `lab.route` has server.yaml's `inference`."""
 
     # What a subclass writes
 
@@ -95,7 +97,7 @@ class EngineBase(abc.ABC):
         Args:
             prompt: The text, sent as it is; the tokenizer adds the model's own beginning-of-text token where it has one. Or token
                 ids, to which nothing is added.
-            config: How to sample; None is `InferenceConfig()`.
+            config: How to sample; what it leaves open, or all of it for None, is as `defaults` says.
 
         Raises:
             BadInput: For values that no engine could honour.
@@ -104,7 +106,7 @@ class EngineBase(abc.ABC):
             Unsupported: When this engine cannot do what is asked.
             InferenceError: When the engine fails: `Unreachable`, `RequestRefused`, `StreamBroken`.
         """
-        return self._wait(self._ask(Question(check_raw(prompt), check_config(config)), ignore))
+        return self._wait(self._ask(Question(check_raw(prompt), self._config(config)), ignore))
 
     def chat(
         self,
@@ -118,7 +120,7 @@ class EngineBase(abc.ABC):
 
         Args:
             messages: The turns; where the last is the assistant's, it is continued.
-            config: How to sample; None is `InferenceConfig()`.
+            config: How to sample; what it leaves open, or all of it for None, is as `defaults` says.
             tools: What the model may call: `Tool`s or typed functions. Calls come back in `Completion.tool_calls`; none is executed.
             tool_choice: "auto", "required", "none", or the name of the tool that must be called.
 
@@ -126,17 +128,17 @@ class EngineBase(abc.ABC):
             ToolCallInvalid: When the model wrote a call that no tool takes.
             NoaLabError: What `generate` raises.
         """
-        return self._wait(self._ask(_conversation(messages, config, tools, tool_choice), ignore))
+        return self._wait(self._ask(_conversation(messages, self._config(config), tools, tool_choice), ignore))
 
     def stream(self, prompt: Prompt, config: InferenceConfig | None = None) -> TextStream:
         """Like `generate` (for text) or `chat` (for messages), piece by piece; the request starts with the loop over it."""
-        question = Question(check_prompt(prompt), check_config(config))
+        question = Question(check_prompt(prompt), self._config(config))
         self._check_open()
         return RunningStream(lambda emit: self._ask(question, emit))
 
     async def agenerate(self, prompt: str | Sequence[int], config: InferenceConfig | None = None) -> Completion:
         """Async twin of `generate`; cancelling the task cancels the request."""
-        return await self._hop(self._ask(Question(check_raw(prompt), check_config(config)), ignore))
+        return await self._hop(self._ask(Question(check_raw(prompt), self._config(config)), ignore))
 
     async def achat(
         self,
@@ -147,11 +149,11 @@ class EngineBase(abc.ABC):
         tool_choice: ToolChoice = "auto",
     ) -> Completion:
         """Async twin of `chat`; cancelling the task cancels the request."""
-        return await self._hop(self._ask(_conversation(messages, config, tools, tool_choice), ignore))
+        return await self._hop(self._ask(_conversation(messages, self._config(config), tools, tool_choice), ignore))
 
     def astream(self, prompt: Prompt, config: InferenceConfig | None = None) -> AsyncTextStream:
         """Async twin of `stream`."""
-        question = Question(check_prompt(prompt), check_config(config))
+        question = Question(check_prompt(prompt), self._config(config))
         self._check_open()
         return RunningAsyncStream(lambda emit: self._ask(question, emit))
 
@@ -315,6 +317,10 @@ class EngineBase(abc.ABC):
             value=value,
         )
 
+    def _config(self, config: object) -> InferenceConfig:
+        """The config with what it leaves open filled in."""
+        return check_config(config).over(self.defaults)
+
     def _check_open(self) -> None:
         if self._closed:
             raise BadInput(
@@ -350,10 +356,10 @@ def ignore(piece: str) -> None:
 
 def _conversation(
     messages: object,
-    config: InferenceConfig | None,
+    config: InferenceConfig,
     tools: Sequence[Tool | Callable[..., Any]],
     choice: str,
 ) -> Question:
     listed = as_tools(tools)
     chosen = check_choice(choice, listed) if listed else "none"
-    return Question(check_conversation(messages), check_config(config), () if chosen == "none" else listed, chosen)
+    return Question(check_conversation(messages), config, () if chosen == "none" else listed, chosen)

@@ -20,7 +20,7 @@ from noa_lab.workbench._wishes import server_wish
 
 if TYPE_CHECKING:
     from noa_lab.experiments import EngineWish, Grid, Requested, Run, RunSummary, Scorer, Store
-    from noa_lab.inference import InferenceEngine
+    from noa_lab.inference import InferenceConfig, InferenceEngine
     from noa_lab.models import ModelFile
     from noa_lab.server import Router, Server, ServerStatus
     from noa_lab.server.config import ServerConfig
@@ -185,12 +185,10 @@ class Lab:
             admit=None if allow_oversize else memory.admit,
             report=report,
             cancel=cancel,
-            logging=server.LogSettings(
-                level=config.logging.level, file=config.log_file, rotation=config.logging.rotation
-            ),
         )
         if not up.joined:
             memory.remember(up)
+        up.sampling = config.inference
         return up
 
     def route(
@@ -198,10 +196,10 @@ class Lab:
         models: Sequence[str] | str = (),
         *,
         config: str | Path | None = None,
-        port: int | None = None,
         keep: bool = False,
         report: Report = silent,
         cancel: CancelToken | None = None,
+        **settings: Any,
     ) -> Router:
         """One OpenAI-compatible address for several models: joins a router that is up with the same configuration, else starts one.
 
@@ -212,12 +210,14 @@ class Lab:
             models: Which to serve: names of server.yaml or of the catalogue, references or paths; none: all of server.yaml. Those that
                 are not here yet are fetched first.
             config: The server.yaml; None for the nearest one.
-            port: Stands above server.yaml's `server.port`; 0: one that the system chooses.
             keep: Whether it stays after its last holder.
             report: Told about the progress.
             cancel: Gives up the start when cancelled.
+            settings: Fields of `ServerSettings` that stand above server.yaml: `port` (0: one that the system chooses), `host` and
+                `allow_remote` of the one address, everything else for each model.
 
         Raises:
+            BadInput: When a setting is wrong.
             ConfigInvalid: When server.yaml is wrong.
             UnknownModel: When a name means nothing.
             RuntimeMissing: When llama.cpp is not installed.
@@ -228,7 +228,14 @@ class Lab:
         names = (models,) if isinstance(models, str) else models
         chosen = self.server_config(config)
         return route(
-            chosen, names, home=self.home, models=self.models, port=port, keep=keep, report=report, cancel=cancel
+            chosen,
+            names,
+            home=self.home,
+            models=self.models,
+            keep=keep,
+            settings=settings,
+            report=report,
+            cancel=cancel,
         )
 
     def servers(self) -> list[ServerStatus]:
@@ -290,7 +297,7 @@ class Lab:
 
         config = self.server_config()
         grid = grid.with_default_model(self.models.default)
-        grid = grid.replace(sampling=[one.over(config.inference) for one in grid.sampling])
+        grid = grid.replace(sampling=[_complete(one.over(config.inference)) for one in grid.sampling])
         for ref in (*grid.models, *experiments.grader_models(scorers)):
             resolve_model(config, ref, self.models)
         runtime.current(self.home)
@@ -347,6 +354,11 @@ class Lab:
         )
         known: dict[str, Any] = {"runtime": runtime.current(self.home).id}
         return known | ({"model_sha256": found.sha256} if found is not None and found.sha256 else {})
+
+
+def _complete(config: InferenceConfig) -> InferenceConfig:
+    """The same with every field said: what a run has recorded holds whatever server.yaml says later."""
+    return type(config)(**config.model_dump())
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from noa_lab import models
 from noa_lab.cli._app import cli
 from noa_lab.errors import ConfigInvalid
-from noa_lab.inference import CompletionRequest
+from noa_lab.inference import CompletionRequest, InferenceConfig
 from noa_lab.workbench import Lab
 
 SEED = Path(__file__).with_name("seed_server.yaml")
@@ -91,13 +91,19 @@ def test_the_verbs_know_the_files_models_and_settings(home, project, model):
     (project / "models").mkdir()
     (project / "models" / "mine.gguf").symlink_to(model.path)
     (project / "configs" / "server.yaml").write_text(
-        "server: {slots: 1, context_size: 512}\nmodels: [{name: mine, path: models/mine.gguf, context_size: 256}]"
+        "server: {slots: 1, context_size: 512}\nmodels: [{name: mine, path: models/mine.gguf, context_size: 256}]\n"
+        "inference: {top_k: 3, max_tokens: 4, seed: 1}"
     )
     lab = Lab(home)
     with lab.serve("mine", batch_size=64) as server:
         assert (server.model.name, server.settings.context_size, server.settings.slots) == ("mine", 256, 1)
         assert server.settings.batch_size == 64
         assert server.client().completion(CompletionRequest(prompt="Hi", max_tokens=1)).model == "mine"
+        engine = server.engine()
+        answer = engine.generate("Hi", InferenceConfig(max_tokens=2))
+        assert (answer.raw_request["top_k"], answer.raw_request["temperature"]) == (3, 0.7)
+        assert engine.generate("Hi", InferenceConfig(max_tokens=2, top_k=5)).raw_request["top_k"] == 5
+        assert engine.generate("Hi").completion_tokens == 4, "the file's max_tokens"
     with lab.serve() as server:
         assert (server.model.name, server.settings.context_size) == (models.Models(home).default, 512)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from noa_lab.models import Models
 from noa_lab.paths import Home
 from noa_lab.server import ServerSettings
 from noa_lab.server.config import (
+    LoggingSection,
     ModelSection,
+    RouterSection,
     ServerConfig,
     find_model,
     load_server_config,
@@ -22,6 +25,7 @@ from noa_lab.server.config import (
     nearest_server_yaml,
     values,
 )
+from noa_lab.server.config._sections import SAMPLING
 
 SEED = Path(__file__).with_name("seed_server.yaml")
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +109,15 @@ def test_what_this_machine_or_build_cannot_honour_is_said(runtime, tmp_path):
     assert machine_notes(config, 8) == []
     for place in model_places(config, Models(home), home, runtime):
         assert any("gpu_layers 35 has no effect" in note for note in place.notes)
+
+
+def test_the_docs_show_the_seeds_file_and_every_key():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    (shown,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", page)
+    assert parse_yaml(shown, SEED).data == parse_yaml(SEED.read_text(), SEED).data
+    for section in (RouterSection, LoggingSection, SAMPLING):
+        for key in section if isinstance(section, tuple) else section.model_fields:
+            assert f"`{key}`" in page
 
 
 @pytest.mark.real
@@ -199,6 +212,7 @@ WRONG = {
     ),
     "inference:\n  temprature: 1": (2, "inference.temprature", "temperature"),
     "inference:\n  top_p: 2": (2, "inference.top_p", None),
+    "inference:\n  grammar: root ::= x": (2, "inference.grammar", None),
     "logging:\n  level: loud": (2, "logging.level", None),
     "logging:\n  rotation: yearly": (2, "logging.rotation", None),
     "router:\n  memory_budget: lots": (2, "router.memory_budget", None),

@@ -110,6 +110,18 @@ class ServerConfig:
             )
             raise self.document.invalid(error.message, fix=error.fix, at=at, value=error.fields.get("value")) from None
 
+    def with_address(self, **address: Any) -> ServerConfig:
+        """This configuration with another address of the endpoint.
+
+        Args:
+            address: `host`, `port` and `allow_remote`, as far as they are to be others.
+
+        Raises:
+            BadInput: When they are wrong.
+        """
+        server = ServerSection(**{**self.server.model_dump(exclude_unset=True), **address})
+        return ServerConfig(self.file, self.document, self.sections.model_copy(update={"server": server}))
+
     def with_models(self, entries: tuple[ModelSection, ...]) -> ServerConfig:
         """This configuration with these models instead of the file's."""
         return ServerConfig(self.file, self.document, self.sections.model_copy(update={"models": entries}))

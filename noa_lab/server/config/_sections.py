@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from noa_lab.config import StrictModel
 from noa_lab.errors import BadInput
@@ -92,7 +92,16 @@ class ModelSection(ServerSettings):
         return self
 
 
-class InferenceSection(InferenceConfig):
+SAMPLING = (*("temperature", "max_tokens", "top_p", "top_k", "min_p", "repeat_penalty", "stop_sequences", "seed"),)
+"""Of `InferenceConfig`, what can be meant for all requests."""
+
+_SAMPLING_FIELDS: dict[str, Any] = {
+    name: (InferenceConfig.model_fields[name].annotation, InferenceConfig.model_fields[name]) for name in SAMPLING
+}
+_Sampling = create_model("_Sampling", __base__=StrictModel, **_SAMPLING_FIELDS)
+
+
+class InferenceSection(_Sampling):
     """`inference`: how answers are sampled where neither the call nor the experiment file says it."""
 
     kind_name: ClassVar[str] = "The section inference"

@@ -147,6 +147,8 @@ def _end_on_sigterm(servers: ModelServers) -> None:
         threading.Timer(_END_SECONDS, os._exit, (0,)).start()
 
     signal.signal(signal.SIGTERM, end)
+    if hasattr(signal, "SIGBREAK"):  # Windows: what a watcher sends there
+        signal.signal(signal.SIGBREAK, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

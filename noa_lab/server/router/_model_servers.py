@@ -75,7 +75,7 @@ class ModelServers:
         self._starts += 1
         self._held[name] = server
         self._addresses[name] = Address(name, server.base_url, str(server.api_key), self._starts)
-        return measured_bytes(server.pid)
+        return self.measure(name)
 
     def stop(self, name: str) -> None:
         """Let go of a model's server and wait until its memory is free, unless others hold it too."""
@@ -109,8 +109,12 @@ class ModelServers:
         return "unsettled" if state in ("ready", "starting", "draining") else "gone"
 
     def measure(self, name: str) -> int:
-        """Memory that a model's server takes now, in bytes; 0 when it is gone."""
-        return measured_bytes(self._held[name].pid)
+        """Memory that a model's server takes now, in bytes; 0 when it is gone.
+
+        What it has on a GPU is not seen: there, at least what was foreseen counts.
+        """
+        seen = measured_bytes(self._held[name].pid)
+        return seen if self._plan.runtime.backend == "cpu" else max(seen, self._models[name].predicted_bytes)
 
     def slots(self) -> int:
         """Slots of all loaded models together."""

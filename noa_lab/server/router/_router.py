@@ -12,6 +12,7 @@ from noa_lab.server._server import Server
 from noa_lab.server.router._plan import RouterPlan
 
 if TYPE_CHECKING:
+    from noa_lab.inference import Mode, RoutedEngine
     from noa_lab.paths import Home
 
 __all__ = ["Router"]
@@ -46,6 +47,22 @@ class Router(Server):
         """
         listed = ask_json(self.base_url, "/v1/models", api_key=str(self._record.api_key))
         return list(listed["data"])
+
+    def engine(self, model: str | None = None, *, mode: Mode = "fast") -> RoutedEngine:
+        """An `InferenceEngine` on one of the models; as long as it is referred to, the router stays held.
+
+        Args:
+            model: A name or a task tag; None for the default. The model is loaded when it is first asked.
+            mode: "fast" or "strict" (see `noa_lab.inference.Mode`).
+
+        Raises:
+            UnknownModel: When it is neither.
+        """
+        from noa_lab.inference import RoutedEngine
+
+        return self._lend(
+            RoutedEngine(self.base_url, self._resolve(model), api_key=str(self._record.api_key), mode=mode)
+        )
 
     def _resolve(self, model: str | None) -> str:
         """`model` if it is a name or a tag; the default's name for None."""

@@ -9,10 +9,11 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, NoaLabError, PortTaken, RequestRefused, ServerError, ServerExited
 from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.inference import InferenceConfig
 from noa_lab.paths import Home, write_atomic
 from noa_lab.runtime import refuse_known_bad
 from noa_lab.server._command import scrubbed_environment
@@ -21,21 +22,22 @@ from noa_lab.server._http import ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._launch import find_or_start
 from noa_lab.server._log import log_path
-from noa_lab.server._port import port_taken
 from noa_lab.server._record import ServerRecord, read_records, record_folder
 from noa_lab.server._serve import wait_ready
 from noa_lab.server._spawn import start_watcher
+from noa_lab.server.config._sections import ADDRESS_FIELDS, SAMPLING
 from noa_lab.server.router._memory import predicted_bytes
 from noa_lab.server.router._plan import PlannedModel, RouterPlan
 from noa_lab.server.router._router import Router
 from noa_lab.server.router._schedule import Policy
+from noa_lab.server.router._sockets import port_holder
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
     from noa_lab.runtime import Runtime
     from noa_lab.server.config import ServerConfig
 
-__all__ = ["plan_router", "start_router"]
+__all__ = ["attach_router", "plan_router", "start_router"]
 
 STEP = "Start the router"
 READY_SECONDS = 60.0
@@ -50,7 +52,7 @@ def plan_router(
     files: Sequence[ModelFile],
     tags: Mapping[str, Sequence[str]],
     memory_bytes: int,
-    port: int | None = None,
+    call: Mapping[str, Any] | None = None,
 ) -> RouterPlan:
     """What a router for this configuration has to do.
 
@@ -61,31 +63,36 @@ def plan_router(
         files: The configuration's models, in its order and under its names.
         tags: The catalogue's task tags by name of the model, for entries without tags of their own.
         memory_bytes: Memory of this machine.
-        port: Stands above the configuration's.
+        call: Fields of `ServerSettings` that stand above the configuration: of the endpoint's address, and of every model's server.
 
     Raises:
-        BadInput: When there are no models.
+        BadInput: When there are no models, or the call's values are wrong.
+        ModelFileBroken: When a model's file cannot be read.
     """
-    if not files or config.default is None:
+    default = config.default
+    if not files or default is None:
         raise BadInput(
             "There are no models to serve.",
             fix="List some under `models` in server.yaml, or name them.",
             field="models",
             value=[],
         )
+    call = call or {}
+    config = config.with_address(**{name: value for name, value in call.items() if name in ADDRESS_FIELDS})
+    shared = {name: value for name, value in call.items() if name not in ADDRESS_FIELDS}
     planned = []
     for file in files:
-        entry, settings = config.entry(file.name), config.settings(file.name)
+        entry, settings = config.entry(file.name), config.settings(file.name, **shared)
         own = entry.tags if entry is not None else None
         chosen = tuple(own if own is not None else tags.get(file.name, ()))
         pinned = entry is not None and entry.pinned
-        planned.append(PlannedModel(file, settings, chosen, pinned, predicted_bytes(file, settings)))
+        planned.append(PlannedModel(file, settings, chosen, pinned, predicted_bytes(file, settings, home)))
     bounds = config.router
     return RouterPlan(
         home=str(home.root),
         runtime=runtime,
         models=tuple(planned),
-        default=config.default.name,
+        default=default.name,
         policy=Policy(
             budget_bytes=bounds.budget_bytes(memory_bytes),
             max_overtaken=bounds.max_overtaken,
@@ -93,9 +100,9 @@ def plan_router(
             idle_seconds=bounds.idle_seconds,
             max_waiting=bounds.max_waiting,
         ),
-        sampling=config.inference.model_dump(mode="json"),
+        sampling=config.inference.model_dump(mode="json", include=set(SAMPLING)),
         host=config.server.host,
-        port=config.server.port if port is None else port,
+        port=config.server.port,
         allow_remote=config.server.allow_remote,
         log_level={"warn": "warning"}.get(config.logging.level, config.logging.level),
     )
@@ -132,7 +139,7 @@ def start_router(
     report(Progress(STEP, f"looking for a router for {', '.join(plan.names)}"))
     hold = find_or_start(home, "router", plan.fingerprint, lambda name: _start(home, name, plan, keep=keep), cancel)
     try:
-        for note in hold.notes:
+        for note in (*hold.record.notes, *hold.notes):
             report(Progress(STEP, note))
         record = wait_ready(hold, report, cancel, started + timeout, timeout, STEP)
         _prove_ours(record, plan)
@@ -147,6 +154,25 @@ def start_router(
         raise
     how = "joined" if hold.joined else f"ready after {time.monotonic() - started:.1f} s"
     report(Progress(STEP, f"{router.name} {how}: {router.base_url}", done=1, total=1, finished=True))
+    return router
+
+
+def attach_router(home: Home, hold: Hold) -> Router:
+    """The router that is held by `hold`; lets go of it when it cannot be had.
+
+    Raises:
+        ServerError: When it does not become ready, or is not what it was.
+    """
+    try:
+        text = (record_folder(home, hold.record.name) / _PLAN_FILE).read_text(encoding="utf-8")
+        plan = RouterPlan.from_dict(json.loads(text))
+        record = wait_ready(hold, silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS, STEP)
+        _prove_ours(record, plan)
+        router = Router(home, Hold(hold.channel, record, hold.joined, hold.notes), plan)
+    except BaseException:
+        hold.channel.close()
+        raise
+    router.sampling = InferenceConfig(**plan.sampling)
     return router
 
 
@@ -224,6 +250,14 @@ def _prove_ours(record: ServerRecord, plan: RouterPlan) -> None:
 
 
 def _port_taken(plan: RouterPlan, home: Home) -> PortTaken:
+    holder: dict[str, Any] = port_holder(plan.port)
     ours = next((one.name for one in read_records(home) if one.port == plan.port and one.watched), None)
-    elsewhere = "take another port: `server.port` in server.yaml, or NOA_LAB_SERVER__PORT (0: any free one)"
-    return port_taken(plan.host, plan.port, ours=ours, elsewhere=elsewhere)
+    if ours is not None:
+        who, fix = f"noa_lab's own {ours}", f"Stop it with `noa-lab stop {ours}`"
+    elif holder["pid"] is not None:
+        who, fix = f"{holder['program']} (pid {holder['pid']})", "End that program"
+    else:
+        who, fix = "a program of another user", "End that program"
+    message = f"Port {plan.port} on {plan.host} is taken by {who}."
+    fix += ", or take another port: `server.port` in server.yaml, or NOA_LAB_SERVER__PORT (0: any free one)."
+    return PortTaken(message, fix=fix, host=plan.host, port=plan.port, server=ours, **holder)

@@ -112,6 +112,17 @@ def test_it_is_joined_by_who_wants_the_same_and_ends_with_the_last(start, bare_h
     wait_until(lambda: all_gone(bare_home), PROMISE)
 
 
+def test_it_can_be_had_by_its_name_alone(start, bare_home):
+    with start() as router:
+        again = server.attach(bare_home, "router")
+        assert isinstance(again, server.Router)
+        assert (again.pid, again.names, again.default) == (router.pid, ("a", "b"), "a")
+        assert complete(again, "b") == "b"
+        again.release()
+    with pytest.raises(ServerMissing):
+        server.attach(bare_home, "router")
+
+
 def test_other_models_or_bounds_make_another_router(start, fake_plan):
     with start() as first, start(replace(fake_plan, default="b")) as second:
         assert (first.name, second.name) == ("router", "router-2")
