@@ -9,7 +9,7 @@ from noa_lab.errors import BadInput, UnknownName
 from noa_lab.runtime import DEFAULTS, OPTIONS_OF, WAYS, InstallOptions, spelled_out
 from noa_lab.widgets._form import ticked, words
 from noa_lab.widgets._panel import Panel
-from noa_lab.widgets._setup_blocks import about, builds, here, missing, plan_blocks, ways_table
+from noa_lab.widgets._setup_blocks import about, builds, here, missing, plan_section, ways_table
 from noa_lab.widgets._source import call
 from noa_lab.widgets._view import Block, Kind, View, button, buttons, field, log, section
 
@@ -221,7 +221,7 @@ class SetupPanel(Panel):
             [
                 ways_table(WAYS, found.machine.plans, way),
                 section("options", "", fields, layout="columns") if fields else None,
-                *(plan_blocks(found.plan) if found.plan else []),
+                plan_section(found.plan) if found.plan else None,
             ],
         )
 

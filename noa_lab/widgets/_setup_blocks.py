@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from noa_lab.runtime import InstallPlan, Runtime
     from noa_lab.workbench import Finding, Report
 
-__all__ = ["about", "builds", "here", "missing", "plan_blocks", "ways_table"]
+__all__ = ["about", "builds", "here", "missing", "plan_section", "ways_table"]
 
 _KINDS: dict[str, Kind] = {"ok": "ok", "warning": "warn", "problem": "error"}
 _COLUMNS = [column("What"), column("Found", wide=True), column("State")]
@@ -20,7 +20,8 @@ _COLUMNS = [column("What"), column("Found", wide=True), column("State")]
 def missing(report: Report) -> Block | None:
     """What will not work, and what is worth knowing, each with its fix; None when there is neither."""
     found = sorted((one for one in report.findings if one.state != "ok"), key=lambda one: one.state == "warning")
-    return table("missing", "What is missing, or worth knowing", _COLUMNS, map(_finding, found)) if found else None
+    label = "What is missing, or worth knowing"
+    return section("missing-part", label, [table("missing", label, _COLUMNS, map(_finding, found))]) if found else None
 
 
 def here(report: Report, *, folded: bool) -> Block:
@@ -56,19 +57,21 @@ def _way(way: str, purpose: str, plan: InstallPlan | None, chosen: str) -> list[
     return [cell(way, action="choose", chosen=way == chosen, args={"way": way}), purpose, cell("", marks=[state])]
 
 
-def plan_blocks(plan: InstallPlan) -> list[Block | None]:
+def plan_section(plan: InstallPlan) -> Block:
     """What Install would do: the steps in order, what comes next, what stands in the way."""
     rows = [[str(number), step] for number, step in enumerate(plan.steps, 1)]
     columns = [column("Step", align="end"), column("What", wide=True)]
     otherwise = f"If it does not work here: {'; then '.join(plan.otherwise)}." if plan.otherwise else ""
-    return [
-        table("plan", "What Install would do", columns, rows, empty="Nothing can be done this way."),
+    label = "What Install would do"
+    blocks = [
+        table("plan", label, columns, rows, empty="Nothing can be done this way."),
         text("otherwise", otherwise) if otherwise else None,
         *(
             text(f"obstacle{number}", f"{obstacle.message}\n→ {obstacle.fix}", kind="warn")
             for number, obstacle in enumerate(plan.obstacles)
         ),
     ]
+    return section("plan-part", label, blocks)
 
 
 def builds(runtimes: Sequence[Runtime]) -> Block:
