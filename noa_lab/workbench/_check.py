@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from noa_lab import models, runtime
+from noa_lab import runtime
 from noa_lab.errors import NoaLabError
 from noa_lab.paths import Home
 
@@ -192,6 +192,8 @@ def _bindings() -> Finding:
 
 
 def _model(home: Home, name: str) -> Finding:
+    from noa_lab import models
+
     found = models.find(name, home)
     if found is None:
         return Finding("Model", "problem", f"{name} is not on this machine", f"Run `noa-lab models get {name}`.")

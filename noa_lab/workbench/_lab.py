@@ -9,19 +9,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from noa_lab import models, runtime
+from noa_lab import runtime
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
 from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
-from noa_lab.workbench._memory import ServerMemory
 from noa_lab.workbench._served_models import get_model, resolve_model
 from noa_lab.workbench._wishes import server_wish
 
 if TYPE_CHECKING:
     from noa_lab.experiments import EngineWish, Grid, Requested, Run, RunSummary, Scorer, Store
     from noa_lab.inference import InferenceConfig, InferenceEngine
-    from noa_lab.models import ModelFile
+    from noa_lab.models import ModelFile, Models
     from noa_lab.server import Router, Server, ServerStatus
     from noa_lab.server.config import ServerConfig
 
@@ -50,9 +49,11 @@ class Lab:
         return self._home or Home.default()
 
     @property
-    def models(self) -> models.Models:
+    def models(self) -> Models:
         """The models: list, get, find, show, verify."""
-        return models.Models(self.home)
+        from noa_lab.models import Models
+
+        return Models(self.home)
 
     def check(self) -> _check.Report:
         """What this machine has and what is missing; changes nothing, needs no network."""
@@ -169,6 +170,7 @@ class Lab:
             BadInput: When a setting is wrong; ConfigInvalid for one of server.yaml.
         """
         from noa_lab import server
+        from noa_lab.workbench._memory import ServerMemory
 
         config = self.server_config()
         name = ref or self.models.default
