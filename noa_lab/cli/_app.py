@@ -20,7 +20,8 @@ INTERRUPTED = 130
 MODULES = {
     "_setup": ("check", "install", "rollback", "runtimes", "lab"),
     "_models": ("models",),
-    "_server": ("serve", "status", "stop", "logs", "test-server"),
+    "_server": ("serve", "stop", "logs", "test-server"),
+    "_status": ("status",),
     "_config": ("config",),
     "_generate": ("generate",),
     "_chat": ("chat",),

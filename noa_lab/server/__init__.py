@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noa_lab.server._checks import CheckResult, test_server
+    from noa_lab.server._foreign import foreign_servers
+    from noa_lab.server._log_settings import LogSettings
     from noa_lab.server._record import ServerRecord
     from noa_lab.server._serve import attach, serve
     from noa_lab.server._server import ApiKey, Server
     from noa_lab.server._settings import ServerSettings
-    from noa_lab.server._status import ServerStatus, find, read_log, servers
+    from noa_lab.server._status import ServerStatus, find, missing, read_log, servers
     from noa_lab.server._stop import stop, stop_all
     from noa_lab.server.router._router import Router
     from noa_lab.server.router._start import plan_router, start_router
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApiKey",
     "CheckResult",
+    "LogSettings",
     "Router",
     "Server",
     "ServerRecord",
@@ -30,6 +33,8 @@ __all__ = [
     "ServerStatus",
     "attach",
     "find",
+    "foreign_servers",
+    "missing",
     "plan_router",
     "read_log",
     "serve",
@@ -43,6 +48,7 @@ __all__ = [
 _HOMES = {
     "ApiKey": "_server",
     "CheckResult": "_checks",
+    "LogSettings": "_log_settings",
     "Router": "router._router",
     "Server": "_server",
     "ServerRecord": "_record",
@@ -50,6 +56,8 @@ _HOMES = {
     "ServerStatus": "_status",
     "attach": "_serve",
     "find": "_status",
+    "foreign_servers": "_foreign",
+    "missing": "_status",
     "plan_router": "router._start",
     "read_log": "_status",
     "serve": "_serve",

@@ -1,4 +1,4 @@
-"""The seed's two questions to any llama-server: is it healthy, and does it answer?"""
+"""The seed's two questions to any server of language models: is it healthy, and does it complete a prompt?"""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from noa_lab.errors import InferenceError
+from noa_lab.errors import InferenceError, RequestRefused
 from noa_lab.server._http import ask, ask_json
 
 __all__ = ["CheckResult", "test_server"]
+
+_PROMPT = "Hello, my name is"
+_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +25,27 @@ class CheckResult:
         ok: Whether it passed.
         detail: What was found, in words.
         ms: How long it took, milliseconds.
+        tokens: Tokens generated, by the server's own count; 0 for "health".
+        tokens_per_second: How fast, by the server's own measurement; None where it does not tell.
     """
 
     name: str
     ok: bool
     detail: str
     ms: float
+    tokens: int = 0
+    tokens_per_second: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    detail: str
+    tokens: int = 0
+    rate: float | None = None
 
 
 def test_server(
@@ -40,10 +54,12 @@ def test_server(
     *,
     timeout: float = 60.0,  # noqa: PT028
 ) -> list[CheckResult]:
-    """Check the health and one completion of a llama-server, ours or any other; it is talked to and nothing else.
+    """Check the health and one completion of a server, ours or any other; it is talked to and nothing else.
+
+    llama-server's own endpoints are tried first, then OpenAI's (/v1/models, /v1/completions), which other servers have.
 
     Args:
-        url: Its address, for example "http://127.0.0.1:8080".
+        url: Its address, for example "http://127.0.0.1:8080"; one that ends in "/v1" is good as well.
         api_key: Its key, if it asks for one.
         timeout: Seconds that it may take to answer.
 
@@ -53,10 +69,10 @@ def test_server(
     Raises:
         BadInput: When `url` is not an address.
     """
-    address = url.rstrip("/")
+    address = url.rstrip("/").removesuffix("/v1")
     key = str(api_key or "")
     return [
-        _timed("health", lambda: _health(address, min(timeout, 10.0))),
+        _timed("health", lambda: _health(address, key, min(timeout, 10.0))),
         _timed("completion", lambda: _completion(address, key, timeout)),
     ]
 
@@ -65,30 +81,62 @@ def test_server(
 test_server.__test__ = False  # type: ignore[attr-defined]
 
 
-def _timed(name: str, check: Callable[[], str]) -> CheckResult:
+def _timed(name: str, check: Callable[[], _Found]) -> CheckResult:
     start = time.perf_counter()
     try:
-        detail, ok = check(), True
+        found, ok = check(), True
     except InferenceError as error:
-        detail, ok = error.message, False
-    return CheckResult(name, ok, detail, (time.perf_counter() - start) * 1000)
+        found, ok = _Found(error.message), False
+    return CheckResult(name, ok, found.detail, (time.perf_counter() - start) * 1000, found.tokens, found.rate)
 
 
-def _health(url: str, timeout: float) -> str:
+def _health(url: str, api_key: str, timeout: float) -> _Found:
     status, body = ask(url, "/health", timeout=timeout)
+    if status == 404:  # not llama.cpp's: a server that lists its models is up
+        models = ask_json(url, "/v1/models", api_key=api_key, timeout=timeout)
+        names = [str(one.get("id", "?")) for one in models.get("data", [])] if isinstance(models, dict) else []
+        return _Found(f"no /health, but it lists its models: {', '.join(names) or 'none'}")
     if status != 200:
         raise InferenceError(
             f"/health answered {status}: {body[:120].decode(errors='replace')}", fix="Wait until the model is loaded."
         )
-    return "ok"
+    return _Found("ok")
 
 
-def _completion(url: str, api_key: str, timeout: float) -> str:
-    body = {"prompt": "Hello, my name is", "n_predict": 8, "temperature": 0.0, "seed": 1, "cache_prompt": False}
-    answer = ask_json(url, "/completion", api_key=api_key, body=body, timeout=timeout)
+def _completion(url: str, api_key: str, timeout: float) -> _Found:
+    body = {"prompt": _PROMPT, "n_predict": _TOKENS, "temperature": 0.0, "seed": 1, "cache_prompt": False}
+    try:
+        answer = ask_json(url, "/completion", api_key=api_key, body=body, timeout=timeout)
+    except RequestRefused as error:
+        if error.fields.get("status") != 404:
+            raise
+        return _openai_completion(url, api_key, timeout)
     text = answer.get("content") if isinstance(answer, dict) else None
+    timings = answer.get("timings") if isinstance(answer, dict) else None
+    rate = timings.get("predicted_per_second") if isinstance(timings, dict) else None
+    tokens = answer.get("tokens_predicted", 0) if isinstance(answer, dict) else 0
+    return _answered(text, tokens, rate if isinstance(rate, int | float) else None)
+
+
+def _openai_completion(url: str, api_key: str, timeout: float) -> _Found:
+    models = ask_json(url, "/v1/models", api_key=api_key, timeout=timeout)
+    try:
+        model = models["data"][0]["id"]
+        body = {"model": model, "prompt": _PROMPT, "max_tokens": _TOKENS, "temperature": 0.0, "seed": 1}
+        answer = ask_json(url, "/v1/completions", api_key=api_key, body=body, timeout=timeout)
+        text = answer["choices"][0]["text"]
+        tokens = answer.get("usage", {}).get("completion_tokens", 0)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        text, tokens = None, 0
+    return _answered(text, tokens, None)
+
+
+def _answered(text: object, tokens: object, rate: float | None) -> _Found:
     if not isinstance(text, str) or not text:
         raise InferenceError(
-            "The answer holds no text: this is no llama-server, or it has no model.", fix="Check the address."
+            "The answer holds no text: this is no server of a language model, or it has no model.",
+            fix="Check the address.",
         )
-    return f"{answer.get('tokens_predicted', 0)} tokens: {text.strip()[:80]!r}"
+    count = tokens if isinstance(tokens, int) else 0
+    speed = f" at {rate:.0f} tokens/s" if rate else ""
+    return _Found(f"{count} tokens{speed}: {text.strip()[:80]!r}", count, rate)

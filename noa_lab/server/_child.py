@@ -22,7 +22,7 @@ __all__ = ["Child"]
 
 # The end of the line is part of the pattern: a path or name that llama-server echoes cannot stand in for it.
 _LISTENING = re.compile(
-    r"(?:llama_server|main|server is):? listening on https?://127\.0\.0\.1:(\d{1,5})(?: - starting the main loop)?\s*$"
+    r"(?:llama_server|main|server is):? listening on https?://[\w.:\[\]]+:(\d{1,5})(?: - starting the main loop)?\s*$"
 )
 _PHASES = (
     (re.compile(r"load_model: loading model"), "reading the model"),
@@ -71,7 +71,7 @@ class Child:
             stderr=subprocess.STDOUT,
             start_new_session=os.name == "posix",
             creationflags=new_group,
-            # The watcher's main thread forks and lives as long as the watcher, which PR_SET_PDEATHSIG depends on; it is the only one yet.
+            # The watcher's main thread forks and lives as long as the watcher, which PR_SET_PDEATHSIG depends on; no other is alive then.
             preexec_fn=parent_death_signal() if death_watch == "pdeathsig" else None,  # noqa: PLW1509
         )
         self._guard = Guard(self._process.pid) if death_watch == "guard" else None

@@ -68,10 +68,11 @@ _TELLING = re.compile(
 _FIXES = {
     "memory": "Take a smaller model or quantisation, a smaller context_size or fewer slots, or close other programs.",
     "model": "Check the file with `noa-lab models verify`, or get it again.",
-    "port": "Start it again: a free port is chosen each time.",
+    "port": "Choose another port, or end that program; with port 0 the system chooses a free one.",
     "argument": "The log's last lines name the option; install the default llama.cpp with `noa-lab install`.",
     "library": "Install llama.cpp again: `noa-lab install`.",
     "cpu": "Install the portable llama.cpp: `noa-lab install` without --native.",
+    "hang": "Start it again; if that happens with long prompts on a slow machine, give it a longer hang_seconds.",
     "crash": "Start it again; if it happens again, the log's last lines belong into a bug report.",
     "signal": "Start it again.",
     "start": "Install llama.cpp again: `noa-lab install`.",
@@ -84,7 +85,7 @@ class ExitReason:
     """Why it ended.
 
     Attributes:
-        kind: "stopped", "memory", "model", "port", "argument", "library", "cpu", "crash", "signal", "start" or "other".
+        kind: "stopped", "memory", "model", "port", "argument", "library", "cpu", "crash", "hang", "signal", "start" or "other".
         words: The reason in words, as the end of a sentence that begins with "llama-server ended: ".
         exit_code: What the system reported; negative for a signal; None when it is not known.
     """

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import ServerExited
+from noa_lab.events import Progress
 from noa_lab.server._channel import Channel, ChannelEnded, connect
 from noa_lab.server._exits import ExitReason
 from noa_lab.server._identity import own_mark
 from noa_lab.server._record import ServerRecord
 
-__all__ = ["Hold", "exited", "hold", "this_holder", "updated"]
+__all__ = ["Hold", "exited", "hold", "progress_of", "this_holder", "updated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,18 @@ def updated(record: ServerRecord, message: dict[str, Any]) -> ServerRecord:
     return ServerRecord.from_dict({**record.as_dict(), **news}) if isinstance(news, dict) else record
 
 
+def progress_of(step: str, message: dict[str, Any]) -> Progress:
+    """A watcher's message about the loading, as progress of `step`."""
+    done, total = message.get("done"), message.get("total")
+    return Progress(step, str(message["message"]), done=done, total=total, unit=str(message.get("unit", "")))
+
+
 def exited(name: str, message: dict[str, Any]) -> ServerExited:
     """The error for a watcher's message that llama-server has ended."""
     reason = ExitReason(str(message.get("kind")), str(message.get("reason")), message.get("exit_code"))
+    how = "was not started" if reason.kind in ("port", "start") else "ended"
     return ServerExited(
-        f"llama-server ({name}) ended: {reason.words}.",
+        f"llama-server ({name}) {how}: {reason.words}.",
         fix=reason.fix,
         name=name,
         exit_code=reason.exit_code,

@@ -14,6 +14,7 @@ from typing import Any
 from noa_lab.paths import Home, write_atomic
 from noa_lab.server._channel import remove_address
 from noa_lab.server._identity import ProcessMark, here, is_alive
+from noa_lab.server._port import connect_host
 
 __all__ = ["ServerRecord", "read_record", "read_records", "record_folder", "remove_record", "write_record"]
 
@@ -40,11 +41,16 @@ class ServerRecord:
         here: Where its pids mean something (`_identity.here`).
         watcher: Its watcher.
         process: llama-server itself, once it was started.
-        port: TCP port on 127.0.0.1; 0 until it listens.
+        port: TCP port; 0 until it is known. A restart keeps it where the system can hold one (`_port`).
         address: Where the watcher listens.
         started_at: Seconds since the epoch.
         reason: Why it ended, in words; empty while it is up.
         exit_code: How it ended, if it did.
+        host: Address that it listens on.
+        origins: Where the value of each setting comes from, in words.
+        restarts: How often it was started again after it had ended by itself.
+        last_failure: Why it had, the last time; empty when it never did.
+        was_ready: Whether it has ever been ready.
         kind: "server" (one llama-server) or "router" (one endpoint for several).
     """
 
@@ -69,11 +75,17 @@ class ServerRecord:
     reason: str = ""
     exit_code: int | None = None
     kind: str = "server"
+    host: str = "127.0.0.1"
+    origins: dict[str, str] = field(default_factory=dict)
+    restarts: int = 0
+    last_failure: str = ""
+    was_ready: bool = False
 
     @property
     def base_url(self) -> str:
-        """Where it answers; empty until it listens."""
-        return f"http://127.0.0.1:{self.port}" if self.port else ""
+        """Where it answers, for programs on this machine; empty until its port is known."""
+        host = connect_host(self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}" if self.port else ""
 
     @property
     def local(self) -> bool:

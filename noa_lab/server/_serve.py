@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noa_lab.errors import NoaLabError, RequestRefused, ServerError, ServerExited, ServerNotReady
+from noa_lab.errors import NoaLabError, PortTaken, RequestRefused, ServerError, ServerExited, ServerNotReady
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.server._channel import ChannelEnded
 from noa_lab.server._command import plan_launch
-from noa_lab.server._holding import Hold, exited, updated
+from noa_lab.server._holding import Hold, exited, progress_of, updated
 from noa_lab.server._holding import hold as hold_on
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._launch import find_or_start
+from noa_lab.server._log_settings import LogSettings
+from noa_lab.server._port import listeners, port_taken
 from noa_lab.server._record import ServerRecord, read_records
 from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings
@@ -46,6 +48,7 @@ def serve(
     report: Report = silent,
     cancel: CancelToken | None = None,
     timeout: float = READY_SECONDS,
+    logging: LogSettings | None = None,
 ) -> Server:
     """A llama-server with this model and these settings: joins one that is up, else starts one, and returns when it answers.
 
@@ -60,41 +63,54 @@ def serve(
         report: Told of the progress.
         cancel: Stops the starting, and lets go of everything.
         timeout: Seconds until it has to be ready.
+        logging: What goes into which log, for a server that is started here; default: `LogSettings()`.
 
     Raises:
         BadInput: When the model's path cannot be handed to llama-server.
         Cancelled: When `cancel` said so.
         ServerError: When the watcher cannot be started, or this llama-server lacks an option that is needed.
+        PortTaken: When another program listens on the port that was asked for.
         ServerExited: When llama-server ended instead of becoming ready; says why.
         ServerNotReady: When it did not become ready in time.
     """
     started = time.monotonic()
-    launch = plan_launch(runtime, model, settings or ServerSettings(), tuned=find_tuned(home, runtime, model))
+    logging = logging or LogSettings()
+    tuned = find_tuned(home, runtime, model)
+    launch = plan_launch(runtime, model, settings or ServerSettings(), tuned=tuned, verbosity=logging.verbosity)
     report(Progress(STEP, f"looking for a server with {model.name}"))
     if admit is not None and not _can_join(home, launch.fingerprint):
         admit(launch.settings)
-    hold = find_or_start(
-        home,
-        launch.alias,
-        launch.fingerprint,
-        lambda name: start_server(home, name, launch, model, runtime_id=runtime.id, keep=keep),
-        cancel,
-    )
+    hold: Hold | None = None
     try:
+        hold = find_or_start(
+            home,
+            launch.alias,
+            launch.fingerprint,
+            lambda name: start_server(home, name, launch, model, runtime_id=runtime.id, keep=keep, logging=logging),
+            cancel,
+        )
         for note in (*hold.record.notes, *hold.notes):
             report(Progress(STEP, note))
-        record = wait_ready(hold, report, cancel, started + timeout, timeout)
-        _prove_ours(record)
+        record = _settle(hold, report, cancel, started + timeout, timeout)
         server = Server(home, Hold(hold.channel, record, hold.joined, hold.notes), model)
         if keep and not record.keep:
             server.keep()
-    except BaseException:
-        hold.channel.close()
+    except BaseException as error:
+        if hold is not None:
+            hold.channel.close()
+        if isinstance(error, ServerExited) and error.fields.get("kind") == "port":
+            raise _port_taken(home, launch.settings) from None
         raise
     seconds = time.monotonic() - started
     how = "joined" if hold.joined else f"ready after {seconds:.1f} s"
     report(Progress(STEP, f"{server.name} {how}: {server.base_url}", done=1, total=1, finished=True))
     return server
+
+
+def _port_taken(home: Home, settings: ServerSettings) -> PortTaken:
+    ours = next((one.name for one in read_records(home) if one.port == settings.port and one.watched), None)
+    elsewhere = "choose another port (0: one that the system chooses)"
+    return port_taken(settings.host, settings.port, ours=ours, elsewhere=elsewhere)
 
 
 def _can_join(home: Home, fingerprint: str) -> bool:
@@ -118,14 +134,42 @@ def attach(home: Home, name: str) -> Server:
 
         return attach_router(home, Hold(channel, record, joined=True))
     try:
-        ready = wait_ready(
-            Hold(channel, record, joined=True), silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS
-        )
-        _prove_ours(ready)
+        hold = Hold(channel, record, joined=True)
+        ready = _settle(hold, silent, None, time.monotonic() + READY_SECONDS, READY_SECONDS)
         return Server(home, Hold(channel, ready, joined=True), _model_of(ready))
     except BaseException:
         channel.close()
         raise
+
+
+def _settle(hold: Hold, report: Report, cancel: CancelToken | None, deadline: float, timeout: float) -> ServerRecord:
+    """Wait until it is ready and proved to be ours; one that ends between the two is waited for once more, as it is restarted."""
+    while True:
+        record = wait_ready(hold, report, cancel, deadline, timeout)
+        try:
+            _prove_ours(record)
+        except ServerError:
+            news = _news(hold, record)
+            if news is None:
+                raise
+            hold = Hold(hold.channel, news, hold.joined, hold.notes)
+        else:
+            return record
+
+
+def _news(hold: Hold, record: ServerRecord) -> ServerRecord | None:
+    """What the watcher says next, or None when it has nothing to say.
+
+    Raises:
+        ServerExited: When it says that llama-server has ended.
+    """
+    try:
+        message = hold.channel.receive(timeout=1.0)
+    except ChannelEnded:
+        raise _ended(record, "its watcher was killed", "watcher") from None
+    if message is not None and message["event"] == "exit":
+        raise exited(record.name, message)
+    return None if message is None else updated(record, message)
 
 
 def wait_ready(
@@ -168,7 +212,7 @@ def wait_ready(
         if message["event"] == "exit":
             raise exited(record.name, message)
         if message["event"] == "progress":
-            report(Progress(step, str(message["message"])))
+            report(progress_of(step, message))
         record = updated(record, message)
         if record.state == "draining":
             raise _ended(record, "it was stopped while it was starting", "stopped")
@@ -196,6 +240,8 @@ def _prove_ours(record: ServerRecord) -> None:
     wrong = ""
     if not owns_port(record.process, record.port):
         wrong = f"port {record.port} does not belong to process {record.process.pid if record.process else 0}"
+    elif (listeners(record.port) or 1) > 1:
+        wrong = f"another program listens on port {record.port} as well"
     else:
         try:
             status, _ = ask(record.base_url, "/health")

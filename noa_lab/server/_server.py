@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
+import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
@@ -10,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from noa_lab.errors import ServerMissing
 from noa_lab.server._channel import ChannelEnded
-from noa_lab.server._holding import Hold, updated
+from noa_lab.server._holding import Hold, exited, updated
+from noa_lab.server._identity import is_alive
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
 from noa_lab.server._stop import end_server
 
 if TYPE_CHECKING:
+    from noa_lab.errors import InferenceError
     from noa_lab.inference import InferenceConfig, LlamaClient, LlamaInferenceEngine, Mode
     from noa_lab.models import ModelFile
     from noa_lab.paths import Home
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ApiKey", "Server"]
 
 Engine = TypeVar("Engine", bound="LlamaInferenceEngine")
+_LOOK_SECONDS = 0.02
 
 
 class ApiKey(str):
@@ -54,6 +59,8 @@ class Server:
         self._ended: dict[str, Any] | None = None
         self.sampling: InferenceConfig | None = None
         """What its engines take where a config leaves something open; None: `InferenceConfig()`."""
+        self._news = threading.Lock()
+        """Keeps what the watcher says in order: `_record` and `_ended` follow it."""
         self._finalizer = weakref.finalize(self, hold.channel.close)
 
     # --- what it is -----------------------------------------------------------------------------------------------------
@@ -65,12 +72,17 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Process id of llama-server."""
+        """Process id of llama-server; 0 while it is being restarted."""
+        self._listen()
         return self._record.process.pid if self._record.process is not None else 0
 
     @property
     def base_url(self) -> str:
-        """Where it answers, for example "http://127.0.0.1:40123"."""
+        """Where it answers, for example "http://127.0.0.1:40123". The `openai` package wants `server.base_url + "/v1"`.
+
+        It stays the same when the server is restarted, but on systems that cannot hold a port (Windows).
+        """
+        self._listen()
         return self._record.base_url
 
     @property
@@ -94,6 +106,17 @@ class Server:
         return ServerSettings(**self._record.settings)
 
     @property
+    def origins(self) -> dict[str, str]:
+        """Where the value of each setting comes from: "given", "default", "tuned for this model", "measured at install", ..."""
+        return dict(self._record.origins)
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again after it had ended by itself; `status().last_failure` says why the last time."""
+        self._listen()
+        return self._record.restarts
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """In words, what this machine or llama.cpp could not honour, and why the name is not the model's."""
         return (*self._record.notes, *self._notes)
@@ -110,7 +133,7 @@ class Server:
 
     @property
     def state(self) -> str:
-        """The last that was heard of it, without asking: "ready", "draining", "crashed", "stopped", or "released"."""
+        """The last that was heard of it, without asking: "starting" (again), "ready", "draining", "crashed", "stopped" or "released"."""
         self._listen()
         if self._channel.closed:
             return "released"
@@ -123,6 +146,8 @@ class Server:
     def engine(self, *, mode: Mode = "fast") -> LlamaInferenceEngine:
         """An `InferenceEngine` on this server; as long as it is referred to, the server stays held.
 
+        A request that had brought no token when llama-server died is sent again once it is back; others fail by name.
+
         Args:
             mode: "strict" for answers that do not depend on what was asked before; needs `slots=1`.
         """
@@ -134,6 +159,7 @@ class Server:
             api_key=str(self._record.api_key),
             mode=mode,
             model_sha256=self._model.sha256 or None,
+            recover=self._recover,
         )
         return self._lend(engine)
 
@@ -145,10 +171,10 @@ class Server:
         return engine
 
     def client(self) -> LlamaClient:
-        """An HTTP client of this server; as long as it is referred to, the server stays held."""
+        """An HTTP client of this server, helped after a crash as `engine` is; as long as it is referred to, the server stays held."""
         from noa_lab.inference import LlamaClient
 
-        client = LlamaClient(self.base_url, api_key=str(self._record.api_key))
+        client = LlamaClient(self.base_url, api_key=str(self._record.api_key), recover=self._recover)
         _BORROWED[client] = self
         return client
 
@@ -189,7 +215,7 @@ class Server:
         answer = ask_watcher(self._record, "keep", timeout=3.0, value=value)
         if answer is None:
             raise ServerMissing(f"{self.name} is not up any more.", fix="Serve the model again.", name=self.name)
-        self._record = updated(self._record, answer)
+        self._listen()  # the watcher has told all holders
 
     def release(self) -> None:
         """Let go of it; it ends within 2 s unless somebody else holds it or it is kept. Releasing twice does nothing."""
@@ -217,16 +243,37 @@ class Server:
 
     def _listen(self) -> None:
         """Take in what the watcher has said since the last look."""
-        if self._channel.closed or self._ended is not None:
-            return
-        try:
-            while (message := self._channel.receive(timeout=0)) is not None:
-                if message.get("event") == "exit":
-                    self._ended = message
-                    return
-                self._record = updated(self._record, message)
-        except ChannelEnded:
-            self._ended = {"kind": "other", "reason": "its watcher was killed, and llama-server ended with it"}
+        with self._news:
+            if self._channel.closed or self._ended is not None:
+                return
+            try:
+                while (message := self._channel.receive(timeout=0)) is not None:
+                    if message.get("event") == "exit":
+                        self._ended = message
+                        return
+                    self._record = updated(self._record, message)
+            except ChannelEnded:
+                self._ended = {"kind": "other", "reason": "its watcher was killed, and llama-server ended with it"}
+
+    async def _recover(self, error: InferenceError) -> str | None:
+        """What engines and clients await when the server went away under a request: its address once it is back.
+
+        Returns:
+            The address; None where this hold was let go or the server was asked to end, so that `error` says what there is to say.
+
+        Raises:
+            ServerExited: When it has ended for good; says why.
+        """
+        del error
+        while True:
+            self._listen()
+            if self._ended is not None and self._ended.get("kind") != "stopped":
+                raise exited(self.name, self._ended)
+            if self._ended is not None or self._channel.closed or self._record.state == "draining":
+                return None
+            if self._record.state == "ready" and is_alive(self._record.process):
+                return self._record.base_url
+            await asyncio.sleep(_LOOK_SECONDS)
 
     # --- how it looks ---------------------------------------------------------------------------------------------------
 

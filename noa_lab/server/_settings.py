@@ -72,6 +72,11 @@ class ServerSettings(StrictModel):
     """Further options of llama-server by their long names without dashes, for example {"cache-reuse": 256, "context-shift": True};
     docs/server.md lists them."""
 
+    @field_validator("host")
+    @classmethod
+    def _one_address(cls, value: str) -> str:
+        return "127.0.0.1" if value == "localhost" else value.strip("[]")  # the name may mean ::1 as well
+
     @field_validator("options")
     @classmethod
     def _known_options(cls, value: dict[str, OptionValue]) -> dict[str, OptionValue]:
@@ -79,7 +84,7 @@ class ServerSettings(StrictModel):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.host != "localhost" and not _is_address(self.host):
+        if not _is_address(self.host):
             raise _bad("host", self.host, "is not an IP address", 'Write one like "127.0.0.1".')
         if not self.allow_remote and not is_loopback(self.host):
             fix = 'Take "127.0.0.1", or say allow_remote=True (`--allow-remote`) if you mean it.'

@@ -21,7 +21,8 @@ from noa_lab.server._command import Launch, scrubbed_environment
 from noa_lab.server._death import death_watch_for
 from noa_lab.server._holding import Hold, exited, hold, this_holder, updated
 from noa_lab.server._log import log_path, tail
-from noa_lab.server._record import ServerRecord, read_record, record_folder
+from noa_lab.server._log_settings import LogSettings
+from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -32,8 +33,26 @@ __all__ = ["inherits_connections", "start_server", "start_watcher"]
 _SPAWN_SECONDS = 20.0
 
 
-def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, runtime_id: str, keep: bool) -> Hold:
+def start_server(
+    home: Home,
+    name: str,
+    launch: Launch,
+    model: ModelFile,
+    *,
+    runtime_id: str,
+    keep: bool,
+    logging: LogSettings | None = None,
+) -> Hold:
     """Start the watcher of a new server called `name`, which must be free; to be called under the registry's lock.
+
+    Args:
+        home: Where its folder goes.
+        name: What it is called.
+        launch: What is started.
+        model: The model that it serves.
+        runtime_id: The runtime that it is a part of.
+        keep: Whether it stays after its last holder.
+        logging: What goes into which log; default: `LogSettings()`.
 
     Returns:
         The first hold, on a server that is starting.
@@ -42,6 +61,7 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         ServerError: When the watcher cannot be started.
         ServerExited: When llama-server cannot be.
     """
+    logging = logging or LogSettings()
     record = ServerRecord(
         name=name,
         state="starting",
@@ -52,14 +72,18 @@ def start_server(home: Home, name: str, launch: Launch, model: ModelFile, *, run
         model={**model.to_record(), "path": str(Path(model.path).absolute())},
         settings=launch.settings.model_dump(mode="json"),
         runtime=runtime_id,
-        log=str(log_path(home.logs, name)),
+        log=str(logging.path_for(name, home.logs, [one.log for one in read_records(home)])),
         keep=keep,
         notes=launch.notes,
+        host=launch.settings.host,
+        origins=launch.origins,
     )
     empty = record_folder(home, name) / "config"
     environment = scrubbed_environment(os.environ, api_key=record.api_key, empty_folder=empty)
     environment = beside_first(environment, Path(launch.argv[0]).parent)
-    return start_watcher(home, record, (*launch.argv, *_slot_files(home, name, launch)), environment)
+    argv = (*launch.argv, *_slot_files(home, name, launch))
+    patience = launch.settings.hang_seconds
+    return start_watcher(home, record, argv, environment, hang_seconds=patience, logging=logging)
 
 
 def _slot_files(home: Home, name: str, launch: Launch) -> tuple[str, ...]:
@@ -71,7 +95,15 @@ def _slot_files(home: Home, name: str, launch: Launch) -> tuple[str, ...]:
     return ("--slot-save-path", f"{folder}{os.sep}")
 
 
-def start_watcher(home: Home, record: ServerRecord, argv: Sequence[str], environment: dict[str, str]) -> Hold:
+def start_watcher(
+    home: Home,
+    record: ServerRecord,
+    argv: Sequence[str],
+    environment: dict[str, str],
+    *,
+    hang_seconds: float = 60.0,
+    logging: LogSettings | None = None,
+) -> Hold:
     """Start a watcher and, as its child, a program that answers HTTP; to be called under the registry's lock.
 
     Args:
@@ -80,6 +112,8 @@ def start_watcher(home: Home, record: ServerRecord, argv: Sequence[str], environ
         argv: The program and its arguments; no secret is among them. It prints "main: listening on http://127.0.0.1:PORT" when it
             does, answers /health with 200 when it is ready, and ends on SIGTERM.
         environment: The program's whole environment.
+        hang_seconds: After how many seconds without a sign of life it counts as hung and is restarted.
+        logging: What of its output is written, and when the log is set aside; where it is written is `record.log`.
 
     Returns:
         The first hold, on a program that is starting.
@@ -98,15 +132,26 @@ def start_watcher(home: Home, record: ServerRecord, argv: Sequence[str], environ
         "death_watch": death_watch_for(sys.platform),
         "holder": this_holder(),
         "inherit": inherit,
+        "hang_seconds": hang_seconds,
+        "log": (logging or LogSettings()).for_watcher(),
     }
     if not inherit:
         return Hold(*_spawn_and_connect(spec, record), joined=False)
     channel = _spawn_inheriting(spec, record.log)
+    _link_log(log_path(home.logs, record.name), Path(record.log))
     try:
         return Hold(channel, _first_state(channel, record), joined=False)
     except BaseException:
         channel.close()
         raise
+
+
+def _link_log(usual: Path, log: Path) -> None:
+    """Make a log that is elsewhere readable under its server's name, also after the server has gone, where the system has links."""
+    with contextlib.suppress(OSError):
+        if log != usual and (usual.is_symlink() or not usual.exists()):
+            usual.unlink(missing_ok=True)
+            usual.symlink_to(log)
 
 
 def inherits_connections(os_name: str) -> bool:
@@ -124,6 +169,7 @@ def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     try:
+        Path(log).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with theirs, Path(log).open("ab") as errors:
             Path(log).chmod(0o600)
             process = subprocess.Popen(

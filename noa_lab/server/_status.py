@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import NoaLabError, ServerMissing
@@ -15,7 +16,9 @@ from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import is_alive, owns_port
 from noa_lab.server._launch import clear_stale, registry_lock
 from noa_lab.server._log import follow, log_path, redact, tail
+from noa_lab.server._probe import as_slot
 from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder
+from noa_lab.server._vitals import vitals_of
 
 if TYPE_CHECKING:
     from noa_lab.paths import Home
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ServerStatus", "ask_watcher", "find", "log_lines", "missing", "read_log", "servers", "status_of"]
 
 _QUICK = 1.0
+_FACTS = ("phase", "loaded", "tokens_per_second_now", "memory_bytes", "memory_peak_bytes")
+"""What the watcher's answer tells of the work, by the names of `ServerStatus`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,9 @@ class ServerStatus:
 
     Attributes:
         name: Name of the server.
-        state: "starting", "ready", "busy" (ready, and a slot is at work), "draining", "crashed", "stopped", "elsewhere" (its record was
-            written on another machine) or "unresponsive" (its watcher does not answer).
+        state: "starting" (also again, after a crash), "ready", "busy" (ready, and a slot is at work), "draining", "crashed" (for good),
+            "stopped", "elsewhere" (its record was written on another machine), "unresponsive" (its watcher does not answer) or "foreign"
+            (noa_lab did not start it, and will not touch it).
         model: Name of the model.
         pid: llama-server's process id; None when there is no process.
         base_url: Where it answers; empty until it listens.
@@ -43,8 +49,16 @@ class ServerStatus:
         held_by: Who they are, for example "notebook (pid 4711)".
         slots_busy: Requests being worked on.
         slots_total: Requests that can be worked on at the same time.
+        slots: What each slot does, as it was seen: id, busy, context_size, read (prompt tokens), written (generated tokens).
         tokens_per_second: Speed of generating, averaged over all that it has generated; None before the first token.
+        tokens_per_second_now: Tokens generated a second at this moment, all slots together, by the requests at work; 0 when there are none.
         memory_bytes: Resident memory of llama-server, pages of the mapped model file included.
+        memory_peak_bytes: The most of it since its start.
+        loaded: While it starts: share of the model's file that is in memory, about; None otherwise and where it cannot be told.
+        phase: While it starts: what it does, in words.
+        origins: Where the value of each setting comes from, in words.
+        restarts: How often it was started again after it had ended by itself.
+        last_failure: Why it had, the last time; empty when it never did.
         uptime_seconds: Since it was started.
         notes: What could not be honoured, in words.
         reason: Why it ended, in words; empty while it is up.
@@ -64,12 +78,20 @@ class ServerStatus:
     held_by: tuple[str, ...] = ()
     slots_busy: int = 0
     slots_total: int = 0
+    slots: tuple[dict[str, Any], ...] = ()
     tokens_per_second: float | None = None
+    tokens_per_second_now: float = 0.0
     memory_bytes: int = 0
+    memory_peak_bytes: int = 0
+    loaded: float | None = None
+    phase: str = ""
     uptime_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     reason: str = ""
     log: str = ""
+    origins: dict[str, str] | None = None
+    restarts: int = 0
+    last_failure: str = ""
     kind: str = "server"
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,7 +126,11 @@ def missing(home: Home, name: str) -> ServerMissing:
 
 def _read_named(home: Home, name: str) -> ServerRecord | None:
     """The record under `name`, which may come from a user and must stay inside `servers/`."""
-    return read_record(record_folder(home, name)) if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) else None
+    return read_record(record_folder(home, name)) if _is_name(name) else None
+
+
+def _is_name(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
 
 
 def ask_watcher(
@@ -142,9 +168,9 @@ def status_of(record: ServerRecord) -> ServerStatus:
     elif state != "crashed" and answer is None:
         state = "unresponsive" if record.watched else "stopped"
     up = state in ("starting", "ready", "draining", "unresponsive") and is_alive(record.process)
-    facts: dict[str, Any] = {}
-    if state == "ready":
-        facts = _measure(record)
+    facts = _facts(record, (answer or {}).get("facts") or {}) if up else {}
+    if state == "ready" and up:
+        facts |= _measure(record)
         state = "busy" if facts["slots_busy"] else "ready"
     held_by = tuple(f"{one.get('program', '?')} (pid {one.get('pid')})" for one in (answer or {}).get("holders", []))
     return ServerStatus(
@@ -158,26 +184,30 @@ def status_of(record: ServerRecord) -> ServerStatus:
         keep=record.keep,
         holders=len(held_by),
         held_by=held_by,
-        memory_bytes=_memory(record) if up else 0,
         uptime_seconds=max(0.0, time.time() - record.started_at) if up else 0.0,
         notes=record.notes,
         reason=record.reason,
         log=record.log,
+        origins=record.origins,
+        restarts=record.restarts,
+        last_failure=record.last_failure,
         kind=record.kind,
         **facts,
     )
 
 
-def _memory(record: ServerRecord) -> int:
-    import psutil
-
-    try:
-        return int(psutil.Process(record.process.pid).memory_info().rss) if record.process is not None else 0
-    except psutil.Error:
-        return 0
+def _facts(record: ServerRecord, told: dict[str, Any]) -> dict[str, Any]:
+    """What the watcher has told of the work, with the memory as it is now."""
+    facts = {name: told[name] for name in _FACTS if name in told}
+    seen = vitals_of(record.process.pid) if record.process is not None else None
+    if seen is not None:
+        facts["memory_bytes"] = seen.memory_bytes
+        facts["memory_peak_bytes"] = max(seen.peak_bytes, int(facts.get("memory_peak_bytes", 0)))
+    return facts
 
 
 def _measure(record: ServerRecord) -> dict[str, Any]:
+    """What the server itself says, asked only on a port that is its own: slots and the average speed."""
     if record.kind == "router":
         from noa_lab.server.router._status import measure
 
@@ -190,11 +220,14 @@ def _measure(record: ServerRecord) -> dict[str, Any]:
     if not owns_port(record.process, record.port):
         return facts
     try:
-        slots = ask_json(record.base_url, "/slots", api_key=record.api_key, timeout=_QUICK)
+        slots = [as_slot(one) for one in ask_json(record.base_url, "/slots", api_key=record.api_key, timeout=_QUICK)]
+        facts["slots"] = tuple(
+            {name: getattr(slot, name) for name in ("id", "busy", "context_size", "read", "written")} for slot in slots
+        )
         facts["slots_total"] = len(slots)
-        facts["slots_busy"] = sum(bool(slot.get("is_processing")) for slot in slots)
+        facts["slots_busy"] = sum(slot.busy for slot in slots)
         _, metrics = ask(record.base_url, "/metrics", api_key=record.api_key, timeout=_QUICK)
-    except (NoaLabError, AttributeError, TypeError):
+    except (NoaLabError, AttributeError, TypeError, ValueError, KeyError):
         return facts  # it is up and busy with something else; what it did not tell is not made up
     tokens = _metric(metrics, "tokens_predicted_total")
     seconds = _metric(metrics, "tokens_predicted_seconds_total")
@@ -209,8 +242,6 @@ def _metric(text: bytes, name: str) -> float:
 
 def log_lines(record: ServerRecord, lines: int) -> list[str]:
     """The last lines of a server's log, without its secrets."""
-    from pathlib import Path
-
     return [redact(line, (record.api_key, record.secret)) for line in tail(Path(record.log), lines)]
 
 
@@ -226,14 +257,14 @@ def read_log(home: Home, name: str, *, lines: int = 50, follow: bool = False) ->
     Raises:
         ServerMissing: When no server of this name has ever been up here.
     """
-    path = log_path(home.logs, name)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or not path.exists():
+    record = _read_named(home, name)
+    path = log_path(home.logs, name) if record is None else Path(record.log)
+    if not _is_name(name) or not path.exists():
         raise missing(home, name)
-    return _log_stream(home, name, lines, follow)
+    return _log_stream(home, name, path, lines, follow)
 
 
-def _log_stream(home: Home, name: str, lines: int, following: bool) -> Iterator[str]:
-    path = log_path(home.logs, name)
+def _log_stream(home: Home, name: str, path: Path, lines: int, following: bool) -> Iterator[str]:
     yield from tail(path, lines)
     if not following:
         return

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import ServerError
+from noa_lab.server._foreign import foreign_servers
 from noa_lab.server._identity import is_alive, signal_process
 from noa_lab.server._launch import registry_lock
 from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder, remove_record
@@ -26,15 +27,25 @@ def stop(home: Home, name: str) -> None:
 
     Raises:
         ServerMissing: When no such server is up.
-        ServerError: When it runs on another machine, or cannot be ended.
+        ServerError: When it is a foreign one, runs on another machine, or cannot be ended.
     """
     record = next((one for one in read_records(home) if one.name == name), None)
     if record is None:
+        _refuse_foreign(home, name)
         raise missing(home, name)
     was_up = record.watched
     end_server(home, record)
     if not was_up and record.state != "crashed":
         raise missing(home, name)
+
+
+def _refuse_foreign(home: Home, name: str) -> None:
+    if any(one.name == name for one in foreign_servers(home)):
+        raise ServerError(
+            f"{name} was not started from here, so it is not ended from here.",
+            fix="End it with the program that started it.",
+            name=name,
+        )
 
 
 def stop_all(home: Home) -> list[str]:

@@ -187,6 +187,9 @@ class Lab:
             admit=None if allow_oversize else memory.admit,
             report=report,
             cancel=cancel,
+            logging=server.LogSettings(
+                level=config.logging.level, file=config.log_file, rotation=config.logging.rotation
+            ),
         )
         if not up.joined:
             memory.remember(up)

@@ -84,12 +84,14 @@ def test_stored_models(home, tmp_path, monkeypatch):
 def test_status(home):
     noa_lab("serve", "--detach")
     try:
+        noa_lab("test-server")  # a request, so that there is a speed
         printed = json.loads(noa_lab("status", "--json"))
+        del printed["foreign"][:]  # who else runs one on this machine is not ours to say
         assert fields(printed) == DOCUMENTED["noa-lab status --json"]
         assert printed["servers"][0]["state"] == "ready"
     finally:
         noa_lab("stop", "--all")
-    assert json.loads(noa_lab("status", "--json")) == {"servers": []}
+    assert json.loads(noa_lab("status", "--json"))["servers"] == []
 
 
 @pytest.mark.real

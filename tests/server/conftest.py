@@ -39,3 +39,17 @@ def holder(bare_home: Home, fake: FakeLlama):
     yield make
     for one in made:
         one.kill()
+
+
+@pytest.fixture
+def serve(bare_home: Home, fake: FakeLlama):
+    """`server.serve` with the fake; what it returns is released when the test ends."""
+    made = []
+
+    def call(settings=None, model=None, **options):
+        made.append(server.serve(fake.runtime, model or fake.model, settings, home=bare_home, **options))
+        return made[-1]
+
+    yield call
+    for one in made:
+        one.release()

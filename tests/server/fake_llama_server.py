@@ -1,6 +1,8 @@
 """A stand-in for llama-server: same log lines, same endpoints, same exit codes, ready in 30 ms; misbehaves on request.
 
-How it behaves is read from `behaviour.json` beside it, because its environment is scrubbed. `test_fake.py` holds it against the real one.
+How it behaves is read from `behaviour.json` beside it, because its environment is scrubbed; `starts` counts its starts. A file `busy`
+makes slot 0 busy, `stall` keeps /slots from being answered, `gate` keeps the answer to /completion from going on after as many tokens
+as it says, `requests` counts those requests. `test_server_real.py` holds it against the real one.
 """
 
 import json
@@ -50,6 +52,9 @@ def answer(connection, ready, key):
         )
         while len(body) < length:
             body += connection.recv(65536)
+        if path == "/completion" and b'"stream": true' in body and authorised(head, key):
+            stream(connection)
+            return
         status, content = respond(path, head, ready, key)
         if path == "/hang":
             time.sleep(3600)
@@ -59,12 +64,46 @@ def answer(connection, ready, key):
         )
 
 
+def authorised(head, key):
+    return f"authorization: bearer {key}".lower().encode() in head.lower()
+
+
+def gate():
+    try:
+        with open(FOLDER + "/gate", encoding="utf-8") as file:
+            return int(file.read() or 0)
+    except OSError:
+        return 1000
+
+
+def stream(connection):
+    """Three tokens and the end, as llama-server sends them."""
+    with open(os.path.join(FOLDER, "requests"), "a", encoding="utf-8") as file:
+        file.write("x")
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+    end = {
+        "content": "",
+        "stop": True,
+        "stop_type": "limit",
+        "model": option("-a"),
+        "tokens_evaluated": 2,
+        "tokens_predicted": 3,
+    }
+    for number, event in enumerate([{"content": f" t{n}", "tokens": [n], "stop": False} for n in range(3)] + [end]):
+        while number >= gate():
+            time.sleep(0.01)
+        try:
+            connection.sendall(b"data: " + json.dumps(event).encode() + b"\n\n")
+        except OSError:
+            return
+
+
 def respond(path, head, ready, key):
     if not ready.is_set():
         return 503, {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
     if path == "/health":
         return 200, {"status": "ok"}
-    if f"authorization: bearer {key}".lower().encode() not in head.lower():
+    if not authorised(head, key):
         log("W", "srv    operator(): unauthorized: Invalid API Key")
         return 401, {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}}
     slots = int(option("-np"))
@@ -75,9 +114,10 @@ def respond(path, head, ready, key):
             "total_slots": slots,
         }
     if path == "/slots":
-        return 200, [
-            {"id": number, "is_processing": number == 0 and os.path.exists(FOLDER + "/busy")} for number in range(slots)
-        ]
+        while os.path.exists(FOLDER + "/stall"):
+            time.sleep(0.02)
+        busy = os.path.exists(FOLDER + "/busy")
+        return 200, [{"id": number, "is_processing": number == 0 and busy, "id_task": 7} for number in range(slots)]
     if path == "/metrics":
         return 200, b"llamacpp:tokens_predicted_total 50\nllamacpp:tokens_predicted_seconds_total 2.5\n"
     if path == "/completion":
@@ -89,19 +129,25 @@ def main():
     acts = behaviour()
     if acts.get("deaf"):  # as with open streams: SIGTERM changes nothing
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    listener = socket.create_server(("127.0.0.1", int(option("--port"))), backlog=64)
+    listener = socket.create_server(
+        (option("--host"), int(option("--port"))), backlog=64, reuse_port="--reuse-port" in sys.argv
+    )
+    with open(os.path.join(FOLDER, "starts"), "a", encoding="utf-8") as file:
+        file.write("x")
+    starts = os.path.getsize(os.path.join(FOLDER, "starts"))
     log("I", f"srv    load_model: loading model '{option('-m')}'")
     for line in acts.get("say", []):
         log("E", line.replace("KEY", os.environ["LLAMA_API_KEY"]))
     time.sleep(acts.get("load_seconds", 0.03))
-    if "exit" in acts:
-        sys.exit(acts["exit"])
-    if "signal" in acts:
-        os.kill(os.getpid(), acts["signal"])
+    if starts <= acts.get("bad_starts", 1000):
+        if "exit" in acts:
+            sys.exit(acts["exit"])
+        if "signal" in acts:
+            os.kill(os.getpid(), acts["signal"])
     ready = threading.Event()
     ready.set()
     log("I", "srv  llama_server: model loaded")
-    log("I", f"srv  llama_server: listening on http://127.0.0.1:{listener.getsockname()[1]}")
+    log("I", f"srv  llama_server: listening on http://{option('--host')}:{listener.getsockname()[1]}")
     while True:
         connection, _ = listener.accept()
         threading.Thread(target=answer, args=(connection, ready, os.environ["LLAMA_API_KEY"]), daemon=True).start()

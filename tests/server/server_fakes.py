@@ -15,6 +15,7 @@ import pytest
 from noa_lab.models import ModelFile, ModelMetadata
 from noa_lab.paths import Home
 from noa_lab.runtime import Runtime
+from noa_lab.server._record import ServerRecord, read_record, record_folder
 
 METADATA = ModelMetadata("llama", "Fake", 1, 8192, 1, 8, 1, 1, 32, "Q4_1", None, 1)
 
@@ -48,6 +49,27 @@ class FakeLlama:
         path = self.folder / f"{name}.gguf"
         path.write_bytes(b"GGUF" + name.encode())
         return ModelFile(name, path, "", path.stat().st_size, str(path), False, METADATA)
+
+    @property
+    def starts(self) -> int:
+        """How often it was started."""
+        return self._count("starts")
+
+    @property
+    def requests(self) -> int:
+        """How many requests for a stream have reached it."""
+        return self._count("requests")
+
+    def _count(self, name: str) -> int:
+        file = self.folder / name
+        return file.stat().st_size if file.exists() else 0
+
+    def let_pass(self, tokens: int | None) -> None:
+        """Hold answers back after this many tokens; None lets them go on."""
+        if tokens is None:
+            (self.folder / "gate").unlink()
+        else:
+            (self.folder / "gate").write_text(str(tokens), encoding="utf-8")
 
     def behave(self, **behaviour: object) -> None:
         (self.folder / "behaviour.json").write_text(json.dumps(behaviour), encoding="utf-8")
@@ -130,3 +152,13 @@ def wait_until(condition, seconds: float = 3.0) -> None:
         if time.perf_counter() > deadline:
             pytest.fail("it did not happen")
         time.sleep(0.005)
+
+
+def the_record(home: Home, name: str = "tiny") -> ServerRecord | None:
+    """The record of a server as it is on disk now."""
+    return read_record(record_folder(home, name))
+
+
+def is_clean(home: Home) -> bool:
+    """Whether nothing is left of any server but its log."""
+    return [path.name for path in home.servers.iterdir() if path.name != ".lock"] == []

@@ -152,7 +152,7 @@ def test_what_a_build_without_a_number_says_of_its_options_counts(fake):
     runtime = replace(fake.runtime, build_number=0, server_switches=("-fa", "--flash-attn"))
     assert "-fa" not in plan_launch(runtime, fake.model, ServerSettings()).argv
     argv = plan_launch(runtime, fake.model, ServerSettings(flash_attention="on", gpu_layers=-1)).argv
-    assert argv[argv.index("-fa") + 1].startswith("--")
+    assert argv[argv.index("-fa") + 1].startswith("-")
     assert int(argv[argv.index("-ngl") + 1]) > 1000
 
 

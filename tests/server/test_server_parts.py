@@ -27,7 +27,6 @@ from noa_lab.server._child import _LISTENING
 from noa_lab.server._death import Guard, death_watch_for, end_steps
 from noa_lab.server._exits import explain_exit
 from noa_lab.server._identity import ProcessMark, here, is_alive, mark_of, own_mark, owns_port, signal_process
-from noa_lab.server._log import LogWriter, follow, tail
 from noa_lab.server._record import ServerRecord, read_record, write_record
 from noa_lab.server._spawn import inherits_connections
 
@@ -180,65 +179,6 @@ def test_the_guard_kills_when_its_master_dies():
         assert process.wait(2) == -signal.SIGKILL
 
 
-# --- log
-
-
-def test_the_log_is_rotated_by_size_and_keeps_three(tmp_path):
-    path = tmp_path / "a.log"
-    log = LogWriter(path, max_bytes=100)
-    for number in range(60):
-        log.write(f"line {number:03d}")
-    log.close()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
-    assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
-    assert tail(path, 12)[-1] == "line 059"
-    assert len(tail(path, 12)) == 12
-    assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_the_log_is_rotated_when_the_day_changes(tmp_path):
-    path = tmp_path / "a.log"
-    log = LogWriter(path)
-    log.write("yesterday")
-    log._day = "20000101"
-    log.write("today")
-    log.close()
-    assert path.read_text() == "today\n"
-    assert (tmp_path / "a.log.1").read_text() == "yesterday\n"
-
-
-def test_the_log_holds_no_secret_and_survives_a_full_disk(tmp_path, monkeypatch):
-    log = LogWriter(tmp_path / "a.log", ("s3cret", ""))
-    log.write("key s3cret.")
-
-    class Full:
-        def write(self, data):
-            raise OSError(28, "No space left on device")
-
-    real, log._file = log._file, Full()
-    log.write("lost")
-    log._file = real
-    log.write("after")
-    log.close()
-    assert (tmp_path / "a.log").read_text() == "key [redacted].\n[noa_lab: 1 lines could not be written]\nafter\n"
-
-
-def test_following_a_log_crosses_a_rotation(tmp_path):
-    path = tmp_path / "a.log"
-    log = LogWriter(path, max_bytes=40)
-    log.write("before")
-    seen = []
-    lines = follow(path, interval=0.01)
-    assert next(lines) == ""
-    for number in range(3):
-        log.write(f"new line number {number}")
-        seen.append(next(line for line in lines if line))
-    log.close()
-    assert seen == ["new line number 0", "new line number 1", "new line number 2"]
-    assert tail(path, 0) == []
-    assert tail(tmp_path / "none.log", 5) == []
-
-
 # --- record
 
 
@@ -300,7 +240,8 @@ def test_a_record_is_stale_when_its_watcher_is_gone_from_this_machine():
         ("main: server is listening on http://127.0.0.1:8080 - starting the main loop", "8080"),
         ("srv load_model: loading model '/x/llama_server: listening on http://127.0.0.1:99'", None),
         ("srv load_model: loading model '/x/llama_server: listening on http://127.0.0.1:99.gguf'", None),
-        ("srv  llama_server: listening on http://10.0.0.1:34211", None),
+        ("srv  llama_server: listening on http://[::1]:34211", "34211"),
+        ("srv  llama_server: listening on http://10.0.0.1:34211 or so", None),
     ],
 )
 def test_the_port_is_read_from_the_servers_own_line_only(line, port):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from server_fakes import FakeLlama, gone_within, wait_until
 
 from noa_lab import server
 from noa_lab.errors import ServerExited
+from noa_lab.inference import CompletionRequest
 from noa_lab.paths import Home
 from noa_lab.server import ServerSettings
 from noa_lab.server._http import ask, ask_json
@@ -105,13 +107,59 @@ def test_it_ends_in_the_middle_of_a_stream(bare_home, runtime, model):
 
 def test_sigkill_of_watcher_and_of_server(bare_home, runtime, model):
     one = server.serve(runtime, model, SMALL, home=bare_home)
-    os.kill(one.pid, signal.SIGKILL)
-    wait_until(lambda: one.state == "crashed", 1)
-    two = server.serve(runtime, model, SMALL, home=bare_home)
-    os.kill(read_record(record_folder(bare_home, two.name)).watcher.pid, signal.SIGKILL)
-    gone_within(two.pid, 2)
+    pid, address = one.pid, one.base_url
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: one.state == "starting", 1)
+    completion = one.client().completion(CompletionRequest(prompt="Once upon a time", max_tokens=3, temperature=0.0))
+    assert completion.tokens_predicted == 3  # it was asked in the gap, and answered after the restart
+    assert one.pid not in (0, pid)
+    assert one.base_url == address
+    os.kill(read_record(record_folder(bare_home, one.name)).watcher.pid, signal.SIGKILL)
+    gone_within(one.pid, 2)
     one.release()
-    two.release()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_request_in_its_prefill_is_answered_after_the_restart(bare_home, runtime, model, number):
+    settings = ServerSettings(context_size=2048, slots=1, hang_seconds=6.0)
+    with server.serve(runtime, model, settings, home=bare_home) as one:
+        answers = []
+        request = CompletionRequest(prompt="one two three four five " * 100, max_tokens=3, temperature=0.0)
+        thread = threading.Thread(target=lambda: answers.append(one.client().completion(request)))
+        thread.start()
+        wait_until(lambda: one.status().slots_busy == 1, 30)
+        os.kill(one.pid, number)
+        thread.join(120)
+        assert answers[0].tokens_predicted == 3
+        assert one.restarts == 1
+
+
+def test_embeddings_beside_completions(bare_home, runtime, model):
+    with server.serve(
+        runtime, model, ServerSettings(context_size=512, slots=1, embeddings=True), home=bare_home
+    ) as one:
+        assert one.notes == ()
+        assert all(check.ok for check in server.test_server(one.base_url, one.api_key))
+        embedded = ask_json(
+            one.base_url, "/v1/embeddings", api_key=one.api_key, body={"input": "word " * 400}, timeout=60
+        )
+        assert len(embedded["data"][0]["embedding"]) == model.metadata.embedding_length
+
+
+def test_every_number_format_and_load_mode_is_understood(bare_home, runtime, model):
+    settings = ServerSettings(
+        context_size=256,
+        slots=1,
+        cache_type_k="q8_0",
+        cache_type_v="q4_0",
+        load_mode="none",
+        options={"cache-reuse": 64},
+    )
+    with server.serve(runtime, model, settings, home=bare_home) as one:
+        assert one.notes == ()
+        line = psutil.Process(one.pid).cmdline()
+        assert {"q8_0", "q4_0", "none", "--cache-reuse"} <= set(line)
+        assert server.test_server(one.base_url, one.api_key)[1].ok
 
 
 def test_a_broken_model_is_named(bare_home, runtime, model, tmp_path):

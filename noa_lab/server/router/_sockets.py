@@ -6,9 +6,8 @@ import contextlib
 import ipaddress
 import os
 import socket
-from typing import Any
 
-__all__ = ["CannotBind", "open_sockets", "port_holder"]
+__all__ = ["CannotBind", "open_sockets"]
 
 _BACKLOG = 1024
 
@@ -70,17 +69,3 @@ def _open(address: str, port: int, *, reuse: bool) -> socket.socket:
         one.close()
         raise
     return one
-
-
-def port_holder(port: int) -> dict[str, Any]:
-    """Who listens on a TCP port of this machine: `pid` and `program`, each None where the system does not tell."""
-    import psutil
-
-    pid: int | None = None
-    program: str | None = None
-    with contextlib.suppress(psutil.Error):
-        listening = (one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
-        pid = next((one.pid for one in listening if one.laddr and one.laddr.port == port and one.pid), None)
-        if pid is not None:
-            program = psutil.Process(pid).name()
-    return {"pid": pid, "program": program}

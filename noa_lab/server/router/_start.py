@@ -22,6 +22,7 @@ from noa_lab.server._http import ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._launch import find_or_start
 from noa_lab.server._log import log_path
+from noa_lab.server._port import port_taken
 from noa_lab.server._record import ServerRecord, read_records, record_folder
 from noa_lab.server._serve import wait_ready
 from noa_lab.server._spawn import start_watcher
@@ -30,7 +31,6 @@ from noa_lab.server.router._memory import predicted_bytes
 from noa_lab.server.router._plan import PlannedModel, RouterPlan
 from noa_lab.server.router._router import Router
 from noa_lab.server.router._schedule import Policy
-from noa_lab.server.router._sockets import port_holder
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -250,14 +250,6 @@ def _prove_ours(record: ServerRecord, plan: RouterPlan) -> None:
 
 
 def _port_taken(plan: RouterPlan, home: Home) -> PortTaken:
-    holder: dict[str, Any] = port_holder(plan.port)
     ours = next((one.name for one in read_records(home) if one.port == plan.port and one.watched), None)
-    if ours is not None:
-        who, fix = f"noa_lab's own {ours}", f"Stop it with `noa-lab stop {ours}`"
-    elif holder["pid"] is not None:
-        who, fix = f"{holder['program']} (pid {holder['pid']})", "End that program"
-    else:
-        who, fix = "a program of another user", "End that program"
-    message = f"Port {plan.port} on {plan.host} is taken by {who}."
-    fix += ", or take another port: `server.port` in server.yaml, or NOA_LAB_SERVER__PORT (0: any free one)."
-    return PortTaken(message, fix=fix, host=plan.host, port=plan.port, server=ours, **holder)
+    elsewhere = "take another port: `server.port` in server.yaml, or NOA_LAB_SERVER__PORT (0: any free one)"
+    return port_taken(plan.host, plan.port, ours=ours, elsewhere=elsewhere)

@@ -1,0 +1,176 @@
+"""A port that nobody else can have: held by the watcher from before llama-server's start until after its end.
+
+Linux and macOS let several sockets of one user share a port if each says SO_REUSEPORT (socket(7)), and connections go only to those
+that listen. The watcher binds one and never listens; llama-server binds the same port with `--reuse-port`. So the port stays the same
+when llama-server is restarted, and no other program can get it in between, which would then be sent our key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from noa_lab.errors import PortTaken
+
+__all__ = [
+    "PortHolder",
+    "PortInUse",
+    "connect_host",
+    "listeners",
+    "port_holder",
+    "port_taken",
+    "reserve_port",
+    "with_port",
+]
+
+_LISTEN = "0A"
+
+
+class PortInUse(OSError):
+    """Another program listens on the port. Internal: `errors.PortTaken` is what users see."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortHolder:
+    """Who listens on a port.
+
+    Attributes:
+        port: The port.
+        pid: Its process; None where the system does not tell.
+        program: Name of the program; "" where the system does not tell.
+    """
+
+    port: int
+    pid: int | None = None
+    program: str = ""
+
+    def __str__(self) -> str:
+        return f"port {self.port} is taken by {self.who}"
+
+    @property
+    def who(self) -> str:
+        """The program, in words."""
+        return f"{self.program} (pid {self.pid})" if self.pid is not None else "a program of another user"
+
+
+def connect_host(host: str) -> str:
+    """The address to connect to from this machine for one that is listened on: any address is reached over loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not listened on
+
+
+def with_port(argv: Sequence[str], port: int) -> list[str]:
+    """The command line with another value after `--port`."""
+    changed = list(argv)
+    changed[changed.index("--port") + 1] = str(port)
+    return changed
+
+
+def reserve_port(host: str, port: int) -> socket.socket | None:
+    """Hold a port for a program that will bind it with SO_REUSEPORT.
+
+    Args:
+        host: The address it will listen on.
+        port: The port; 0 lets the system choose one.
+
+    Returns:
+        The socket that holds the port until it is closed; None where this system cannot hold one.
+
+    Raises:
+        PortInUse: When a program listens on that port.
+    """
+    reuse = getattr(socket, "SO_REUSEPORT", None)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port:
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            # A listener that says SO_REUSEPORT too would share the port with us; SO_REUSEADDR passes over all but listeners.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((host, port))
+            except OSError:
+                raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}")) from None
+    if reuse is None:
+        return None
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, reuse, 1)
+        held.bind((host, port))
+    except OSError:
+        held.close()
+        return None
+    return held
+
+
+def port_holder(port: int) -> PortHolder | None:
+    """Who listens on a TCP port of this machine, or None when nobody does, as far as that can be seen."""
+    import psutil
+
+    try:
+        found = [
+            one
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
+        ]
+    except psutil.AccessDenied:  # macOS tells it to root alone
+        return PortHolder(port) if _answers(port) else None
+    if not found:
+        return None
+    pid = next((one.pid for one in found if one.pid), None)
+    program = ""
+    if pid is not None:
+        with contextlib.suppress(psutil.Error):
+            program = psutil.Process(pid).name()
+    return PortHolder(port, pid, program)
+
+
+def port_taken(host: str, port: int, *, ours: str | None, elsewhere: str) -> PortTaken:
+    """The error for a port that another program listens on; says which.
+
+    Args:
+        host: The address that was asked for.
+        port: The port.
+        ours: The server of noa_lab that has it, if one has.
+        elsewhere: How to choose another port, as the end of a sentence.
+    """
+    holder = port_holder(port) or PortHolder(port)
+    who, fix = holder.who, "End that program"
+    if ours is not None:
+        who, fix = f"noa_lab's own {ours}", f"Stop it with `noa-lab stop {ours}`"
+    return PortTaken(
+        f"Port {port} on {host} is taken by {who}.",
+        fix=f"{fix}, or {elsewhere}.",
+        host=host,
+        port=port,
+        server=ours,
+        pid=holder.pid,
+        program=holder.program or None,
+    )
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=0.5).close()
+    except OSError:
+        return False
+    return True
+
+
+def listeners(port: int) -> int | None:
+    """How many sockets listen on a TCP port of this machine; None where that cannot be seen (only Linux tells everybody).
+
+    More than one means that somebody shares the port, and gets some of the connections.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    wanted = f":{port:04X}"
+    count = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        count += sum(fields[1].endswith(wanted) and fields[3] == _LISTEN for fields in map(str.split, rows))
+    return count
