@@ -23,7 +23,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 
 # Several times what the largest published models have (vocabularies of 260,000 tokens, templates of 50 KiB).
-_MOST_TENSORS = 65_536
+_MOST_TENSORS = 32_768
 _MOST_KEYS = 8192
 _MOST_KEY_BYTES = 1024
 _MOST_TEXTS = 2_000_000
@@ -31,6 +31,8 @@ _MOST_KEPT_NUMBERS = 200_000
 _LONGEST_KEPT_ARRAY = 1024
 _MOST_DIMENSIONS = 4
 _MOST_NAME_BYTES = 63
+_TENSOR_CODES = {count: f"<{count}QIQ" for count in range(1, _MOST_DIMENSIONS + 1)}
+"""Shape, type and place of a tensor, by its number of dimensions."""
 
 _KEPT_TEXTS = ("general.architecture", "general.name", "tokenizer.chat_template")
 
@@ -164,14 +166,13 @@ class _Reader:
         dimensions = window.number("I")
         if not 0 < dimensions <= _MOST_DIMENSIONS:
             window.broken(f"the tensor {name!r} has {dimensions} dimensions")
-        shape = tuple(window.number("Q") for _ in range(dimensions))
-        kind, offset = window.number("I"), window.number("Q")
+        *shape, kind, offset = struct.unpack_from(_TENSOR_CODES[dimensions], *window.need(8 * dimensions + 12))
         if kind not in TENSOR_TYPES:
             window.broken(f"the tensor {name!r} has the unknown type {kind}")
         label, block, width = TENSOR_TYPES[kind]
         weights = math.prod(shape)
         if weights == 0 or weights >= 2**62 or shape[0] % block:
-            window.broken(f"the tensor {name!r} has the impossible shape {list(shape)}")
+            window.broken(f"the tensor {name!r} has the impossible shape {shape}")
         if offset >= 2**62:
             window.broken(f"the tensor {name!r} lies beyond any file")
-        return TensorInfo(name, label, shape, weights // block * width), offset
+        return TensorInfo(name, label, tuple(shape), weights // block * width), offset
