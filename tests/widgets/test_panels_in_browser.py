@@ -53,6 +53,24 @@ def setup_system(lab):
     return SetupPanel(lab, source="system")
 
 
+def models_busy(lab):
+    lab.gate = threading.Event()
+    panel = ModelPanel(lab=lab)
+    assert panel.settle()
+    panel.press("get")
+    return panel
+
+
+def models_removing(lab):
+    lab.models.free_bytes = 340_000_000
+    panel = ModelPanel("tiny-q2", slots=1, lab=lab)
+    panel.press("fit")
+    assert panel.settle()
+    panel.press("remove", model="tiny-q2")
+    panel.fill(context_size="many")
+    return panel
+
+
 def server_up(lab):
     panel = ServerPanel(lab=lab)
     panel.fill(slots="many")
@@ -89,6 +107,8 @@ STATES = {
     "setup-ways": setup_ways,
     "setup-system": setup_system,
     "models": lambda lab: ModelPanel(lab=lab),
+    "models-busy": models_busy,
+    "models-removing": models_removing,
     "server": lambda lab: ServerPanel(lab=lab),
     "server-up": server_up,
     "compare": lambda lab: ComparePanel(lab=lab),
@@ -102,7 +122,7 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_each_state_is_drawn_without_errors_and_accessible(show, lab, state, theme):
     panel = STATES[state](lab)
-    shown = show(panel, theme=theme, settle=state != "setup-busy")
+    shown = show(panel, theme=theme, settle=not state.endswith("busy"))
     for fold in shown.page.locator("summary").all():
         fold.click()
     assert violations(shown) == []
@@ -271,7 +291,7 @@ def test_text_from_models_and_files_is_text(show, lab):
 
 
 def test_pages_of_a_long_table_are_turned(show, lab):
-    from panel_fakes import listing
+    from panel_fake_models import listing
 
     lab.models.rows = [listing(f"m{number:03}", False) for number in range(45)]
     shown = show(ModelPanel("m000", lab=lab))
