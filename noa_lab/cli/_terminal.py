@@ -70,6 +70,9 @@ class TerminalReport:
             parts.append(as_text(progress.done) + (f" of {as_text(progress.total)}" if progress.total else ""))
         if progress.fraction is not None:
             parts.append(f"{progress.fraction:.0%}")
+        if progress.rate and progress.unit == "bytes":
+            parts.append(f"{size(progress.rate)}/s")
+            parts.append(f"{duration(progress.eta_seconds)} left" if progress.eta_seconds else "")
         parts.append(progress.message)
         return "  ".join(part for part in parts if part)[:110]
 

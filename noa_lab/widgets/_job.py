@@ -10,7 +10,7 @@ from typing import Any
 
 from noa_lab.events import CancelToken, Progress, Report
 
-__all__ = ["Job", "amount", "seconds"]
+__all__ = ["Job", "amount", "pace", "seconds"]
 
 Work = Callable[[Report, CancelToken], Any]
 
@@ -67,9 +67,11 @@ class Job:
     def words(self) -> str:
         """Where it is: step, message, amounts and the time so far."""
         now = self.progress
-        parts = [] if now is None else [now.step, now.message, amount(now)]
+        parts = [] if now is None else [now.step, now.message, amount(now), *pace(now)]
         if self.token.cancelled:
             parts.append("stopping")
+        elif self.token.paused:
+            parts.append("paused")
         return " · ".join([part for part in parts if part] + [seconds(time.monotonic() - self.started)])
 
 
@@ -82,6 +84,14 @@ def amount(progress: Progress) -> str:
         return f"{progress.done / 1e6:.1f}{total} MB"
     total = f" of {progress.total:g}" if progress.total else ""
     return f"{progress.done:g}{total} {progress.unit}".rstrip()
+
+
+def pace(progress: Progress) -> list[str]:
+    """How fast it goes and how long it still takes, in words; nothing where that is not measured."""
+    if not progress.rate or progress.unit != "bytes":
+        return []
+    left = progress.eta_seconds
+    return [f"{progress.rate / 1e6:.1f} MB/s", *([f"{seconds(left)} left"] if left else [])]
 
 
 def seconds(span: float) -> str:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from noa_lab.cli import _terminal
+from noa_lab.events import Progress
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe\r\x08"
 
@@ -30,6 +31,11 @@ def test_tables_show_texts_as_they_are(capsys):
     assert "[/b]" in out
     assert "\x1b]" not in out
     assert "\x07" not in out
+
+
+def test_progress_says_how_fast_and_how_long():
+    line = _terminal.TerminalReport()._line(Progress("Get", "", 40e6, 100e6, "bytes", rate=4e6), time.monotonic())
+    assert "40.0 MB of 100.0 MB  40%  4.0 MB/s  15 s left" in line
 
 
 GRID = (

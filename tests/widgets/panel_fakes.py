@@ -115,7 +115,7 @@ class FakeLab:
 
     # Comparisons
 
-    def compare(self, grid, scorers=(), *, fresh=False, name=""):
+    def compare(self, grid, scorers=(), *, fresh=False, name="", executor="auto"):
         self.calls.append(("compare", grid, tuple(scorers), fresh, name))
         if self.error is not None:
             raise self.error

@@ -8,6 +8,7 @@ import pytest
 from test_panels import block, blocks, button, eventually, send
 
 from noa_lab.errors import RuntimeMissing
+from noa_lab.events import Progress
 from noa_lab.widgets import ModelPanel
 
 
@@ -99,6 +100,29 @@ def test_an_interrupted_download_is_gone_on_with(lab, opened):
     assert panel.settle()
     assert panel.model.name == "half-1b"
     assert not actions(panel)["get"]["enabled"]
+
+
+def test_progress_says_how_fast_and_how_long(lab, opened):
+    lab.gate = threading.Event()
+    work = lab.work
+
+    def fast(step, report, cancel, **more):
+        report(Progress(step, "part", 40e6, 100e6, "bytes", rate=4e6))
+        while not lab.gate.wait(0.01):
+            pass
+        work(step, report, cancel, **more)
+
+    lab.work = fast
+    panel = opened(ModelPanel(lab=lab))
+    assert panel.settle()
+    send(panel, "get")
+    eventually(lambda: panel._job is not None and panel._job.progress is not None)
+    assert "40.0 of 100.0 MB · 4.0 MB/s · 15 s left" in panel._job.words()
+    panel._job.token.pause()
+    assert "paused" in panel._job.words()
+    panel._job.token.resume()
+    lab.gate.set()
+    assert panel.settle()
 
 
 def test_verify(lab, opened):

@@ -213,8 +213,8 @@ def test_only_what_changed_is_sent_and_rows_travel_apart(lab, opened):
     panel.fill(model="tiny")
     assert panel.settle()
     assert sent
-    assert "98.4 MB" in json.dumps(panel.parts)
-    assert "98.4 MB" not in json.dumps([message["state"].get("view") for message in sent])
+    assert "about 5 GB" in json.dumps(panel.parts)
+    assert "about 5 GB" not in json.dumps([message["state"].get("view") for message in sent])
 
 
 def test_models_are_chosen_from_the_table_and_unknown_names_are_marked(lab, opened):

@@ -296,7 +296,7 @@ def test_pages_of_a_long_table_are_turned(show, lab):
     lab.models.rows = [listing(f"m{number:03}", False) for number in range(45)]
     shown = show(ModelPanel("m000", lab=lab))
     page = shown.page
-    assert page.locator("tbody tr").count() == 20
+    assert page.locator("[data-table=models] tbody tr").count() == 20
     page.get_by_role("button", name="Later rows").click()
     shown.until(lambda: "rows 21 to 40 of 45" in page.locator(".noa").inner_text())
     page.get_by_role("button", name="m030").click()

@@ -20,10 +20,16 @@ def test_setup_and_models_show_what_is_here(runtime, model, home, opened):
     assert setup.view["state"] == "ok", setup.view["messages"]
     assert runtime.tag in dict(block(setup, "runtime-facts")["items"])["llama.cpp"]
     models = opened(ModelPanel(lab=Lab(home)))
-    send(models, "get")
+    assert "It fits" in block(models, "verdict")["text"]
+    send(models, "verify")
     assert models.settle(30)
     assert models.model.sha256 == model.sha256
     assert models.view["messages"][0]["kind"] == "ok"
+    send(models, "fit", {"context_size": "8192"}, seq=2)
+    assert models.settle(30)
+    assert "llama-fit-params" in dict(block(models, "fit-facts")["items"])["Known from"]
+    assert "Q4_K_M" in dict(block(models, "to")["options"])
+    assert "frees 98.4 MB" in block(models, "removal")["text"]
 
 
 def test_start_use_compare_and_stop_a_real_server(runtime, model, home, opened, tmp_path, monkeypatch):
