@@ -41,6 +41,9 @@ _SCRUBBED = frozenset(
     }
 )
 
+_KEPT = frozenset({"GGML_VK_VISIBLE_DEVICES"})
+"""Which of several GPUs to use is the user's word, as CUDA_VISIBLE_DEVICES is; servers heed it too."""
+
 
 def clean_environment(private: Path, **additions: str) -> dict[str, str]:
     """The environment for a compiler or a llama.cpp program: nothing in it decides what they do.
@@ -55,9 +58,12 @@ def clean_environment(private: Path, **additions: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name.upper() not in _SCRUBBED
-        and not name.upper().startswith(_SCRUBBED_PREFIXES)
-        and "TOKEN" not in name.upper()
+        if name in _KEPT
+        or (
+            name.upper() not in _SCRUBBED
+            and not name.upper().startswith(_SCRUBBED_PREFIXES)
+            and "TOKEN" not in name.upper()
+        )
     }
     return PATIENT_THREADS | kept | {"XDG_CONFIG_HOME": str(private), "LC_ALL": "C"} | additions
 

@@ -135,6 +135,9 @@ def test_a_command_loads_no_more_than_its_own_module() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"noa_lab.workbench", "noa_lab.models", "pydantic", "rich", "pandas", "yaml", "httpx"} & set(loaded)
+    code = "import sys, noa_lab as lab; lab.runtimes(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"noa_lab.models", "noa_lab.server", "pydantic", "yaml", "httpx"} & set(loaded)
     code = "import sys, noa_lab as lab; lab.plan_install(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pandas", "huggingface_hub", "httpx", "ipywidgets", "noa_lab.experiments", "noa_lab.inference"} & set(

@@ -131,7 +131,9 @@ def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("KEPT", "yes")
+    monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "1")
     environment = clean_environment(tmp_path, LLAMA_API_KEY="key")
+    assert environment["GGML_VK_VISIBLE_DEVICES"] == "1"
     assert environment["KEPT"] == "yes"
     assert environment["LLAMA_API_KEY"] == "key"
     assert environment["XDG_CONFIG_HOME"] == str(tmp_path)
