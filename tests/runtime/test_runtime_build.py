@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import tarfile
@@ -19,7 +20,8 @@ from noa_lab.events import CancelToken, Progress, silent
 from noa_lab.paths import Home
 from noa_lab.runtime import PIN, PROGRAMS, _source, _toolchain
 from noa_lab.runtime._build import build, compiler_excerpt, jobs_for
-from noa_lab.runtime._pins import Recipe, build_id, recipes
+from noa_lab.runtime._libraries import is_library
+from noa_lab.runtime._pins import Recipe, build_id, recipe_for, recipes
 from noa_lab.runtime._toolchain import find_toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -289,6 +291,25 @@ def test_a_cancelled_build_ends_its_compilers_and_can_be_continued(tmp_path: Pat
     build(source, tmp_path / "build", RECIPE, PIN, tools, home, report=counts.append, cancel=None)
     assert max(report.total or 0 for report in counts) < 2 * len(PROGRAMS)
     assert time.monotonic() - started < 15
+
+
+def test_libraries_that_are_compiled_in_other_folders_end_beside_the_programs(tmp_path: Path) -> None:
+    source = tiny_source(tmp_path / "src")
+    (source / "deep").mkdir()
+    (source / "deep" / "part.cpp").write_text("int part() { return 7; }\n")
+    (source / "deep" / "CMakeLists.txt").write_text("add_library(llama SHARED part.cpp)\n")
+    lists = source / "CMakeLists.txt"
+    lists.write_text(lists.read_text() + "add_subdirectory(deep)\ntarget_link_libraries(llama-server llama)\n")
+    recipe = replace(RECIPE, flags=recipe_for("cpu").flags)
+    where = (source, tmp_path / "build", recipe, PIN, find_toolchain(), Home(tmp_path / "home"))
+    out = build(*where, report=silent, cancel=None)
+    assert [path.name for path in out.iterdir() if is_library(path)] == [
+        {"Linux": "libllama.so", "Darwin": "libllama.dylib"}.get(platform.system(), "llama.dll")
+    ]
+    shutil.move(out, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "build")
+    server = next((tmp_path / "moved").glob("llama-server*"))
+    assert subprocess.run([server], capture_output=True, text=True, check=True).stdout.startswith("11312 ")
 
 
 def test_what_cmake_found_for_another_toolkit_does_not_stay(tmp_path: Path) -> None:
