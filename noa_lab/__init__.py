@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _VERBS = (
     *("check", "compare", "install", "open_run", "plan_install", "rollback", "route", "runs", "runtimes"),
-    *("serve", "server_config", "servers", "stop"),
+    *("serve", "server_config", "servers", "stop", "tune"),
 )
 _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
@@ -130,6 +130,7 @@ __all__ = [
     "stop",
     "structured",
     "tool",
+    "tune",
     "verdict",
     "verdicts",
 ]

@@ -22,6 +22,7 @@ MODULES = {
     "_models": ("models",),
     "_server": ("serve", "stop", "logs", "test-server"),
     "_status": ("status",),
+    "_tune": ("tune",),
     "_config": ("config",),
     "_generate": ("generate",),
     "_chat": ("chat",),

@@ -111,22 +111,7 @@ def test_server(url: str | None, as_json: bool, timeout: float) -> None:
 
     URL is an address, or the name of one of noa_lab's servers. For an address the key is read from NOA_LAB_API_KEY.
     """
-    import os
-
-    lab = Lab()
-    record = None
-    if url is None:
-        ready = [one for one in lab.servers() if one.state in ("ready", "busy")]
-        if not ready:
-            fix = "Start one with `noa-lab serve`, or give a URL."
-            raise ServerMissing("No server of noa_lab is up.", fix=fix, name=None)
-        record = server.find(lab.home, ready[0].name)
-    elif "/" not in url and ":" not in url:
-        record = server.find(lab.home, url)
-        if record is None:
-            raise server.missing(lab.home, url)
-    key = os.environ.get("NOA_LAB_API_KEY") if record is None else record.api_key
-    address = url if record is None and url is not None else record.base_url if record is not None else ""
+    address, key = server.address_of(Lab().home, url)
     results = server.test_server(address, key, timeout=timeout)
     if as_json:
         print_json({"url": address, "checks": [result.as_dict() for result in results]})

@@ -17,9 +17,8 @@ from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile
 from noa_lab.models._gguf import read_gguf
 from noa_lab.models._record import hash_file, record_path, recorded, write_record
-from noa_lab.models._tool import run_tool
 from noa_lab.paths import Home
-from noa_lab.runtime import Finished, Runtime, exclusive
+from noa_lab.runtime import Finished, Runtime, exclusive, run_tool
 
 __all__ = ["quantization_types", "quantize"]
 

@@ -22,6 +22,7 @@ from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
 from noa_lab.runtime._process import PATIENT_THREADS, Finished, clean_environment, run
 from noa_lab.runtime._runtime import Runtime
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
+from noa_lab.runtime._tool import run_tool
 from noa_lab.runtime._wish import OPTIONS_OF, WAYS
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ __all__ = [
     "refuse_known_bad",
     "rollback",
     "run",
+    "run_tool",
     "runtimes",
     "smoke_test",
     "spelled_out",

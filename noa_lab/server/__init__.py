@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noa_lab.server._checks import CheckResult, test_server
+    from noa_lab.server._checks import CheckResult, address_of, test_server
     from noa_lab.server._foreign import foreign_servers
+    from noa_lab.server._keep import keep
     from noa_lab.server._log_settings import LogSettings
     from noa_lab.server._record import ServerRecord
     from noa_lab.server._serve import attach, serve
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from noa_lab.server._stop import stop, stop_all
     from noa_lab.server.router._router import Router
     from noa_lab.server.router._start import plan_router, start_router
+    from noa_lab.server.tuning._tune import tune
+    from noa_lab.server.tuning._tuned import Tuned, find_tuned, forget_tuned
 
 __all__ = [
     "ApiKey",
@@ -31,9 +34,14 @@ __all__ = [
     "ServerRecord",
     "ServerSettings",
     "ServerStatus",
+    "Tuned",
+    "address_of",
     "attach",
     "find",
+    "find_tuned",
     "foreign_servers",
+    "forget_tuned",
+    "keep",
     "missing",
     "plan_router",
     "read_log",
@@ -43,6 +51,7 @@ __all__ = [
     "stop",
     "stop_all",
     "test_server",
+    "tune",
 ]
 
 _HOMES = {
@@ -54,9 +63,11 @@ _HOMES = {
     "ServerRecord": "_record",
     "ServerSettings": "_settings",
     "ServerStatus": "_status",
+    "address_of": "_checks",
     "attach": "_serve",
     "find": "_status",
     "foreign_servers": "_foreign",
+    "keep": "_keep",
     "missing": "_status",
     "plan_router": "router._start",
     "read_log": "_status",
@@ -66,6 +77,10 @@ _HOMES = {
     "stop": "_stop",
     "stop_all": "_stop",
     "test_server": "_checks",
+    "Tuned": "tuning._tuned",
+    "find_tuned": "tuning._tuned",
+    "forget_tuned": "tuning._tuned",
+    "tune": "tuning._tune",
 }
 
 

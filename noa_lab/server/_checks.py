@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import InferenceError, RequestRefused
+from noa_lab.errors import InferenceError, RequestRefused, ServerMissing
 from noa_lab.server._http import ask, ask_json
+from noa_lab.server._status import find, missing, servers
 
-__all__ = ["CheckResult", "test_server"]
+if TYPE_CHECKING:
+    from noa_lab.paths import Home
+
+__all__ = ["CheckResult", "address_of", "test_server"]
 
 _PROMPT = "Hello, my name is"
 _TOKENS = 8
@@ -46,6 +51,31 @@ class _Found:
     detail: str
     tokens: int = 0
     rate: float | None = None
+
+
+def address_of(home: Home, target: str | None, api_key: str | None = None) -> tuple[str, str | None]:
+    """The address and the key of the server that is meant.
+
+    Args:
+        home: The home, for servers of ours.
+        target: An address, or the name of a server of ours; None for the one that is up.
+        api_key: The key for an address; None takes NOA_LAB_API_KEY.
+
+    Raises:
+        ServerMissing: When no such server is up.
+    """
+    if target is not None and any(sign in target for sign in "/:"):
+        return target, api_key or os.environ.get("NOA_LAB_API_KEY")
+    if target is None:
+        ready = [one.name for one in servers(home) if one.state in ("ready", "busy")]
+        if not ready:
+            fix = "Start one with `noa-lab serve`, or give an address."
+            raise ServerMissing("No server of noa_lab is up.", fix=fix, name=None)
+        target = ready[0]
+    record = find(home, target)
+    if record is None:
+        raise missing(home, target)
+    return record.base_url, record.api_key
 
 
 def test_server(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from noa_lab.models import ModelFile
     from noa_lab.runtime import Runtime
     from noa_lab.server._settings import ServerSettings
-    from noa_lab.server._tuned import Tuned
+    from noa_lab.server.tuning._tuned import Tuned
 
 __all__ = ["Launch", "plan_launch", "scrubbed_environment", "server_name"]
 

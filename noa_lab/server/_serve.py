@@ -23,7 +23,7 @@ from noa_lab.server._server import Server
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._spawn import start_server
 from noa_lab.server._status import find, log_lines, missing
-from noa_lab.server._tuned import find_tuned
+from noa_lab.server.tuning._tuned import find_tuned
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile

@@ -16,7 +16,7 @@ from noa_lab.server._options import OptionValue, check_options
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
     from noa_lab.runtime import Runtime
-    from noa_lab.server._tuned import Tuned
+    from noa_lab.server.tuning._tuned import Tuned
 
 __all__ = ["CacheType", "Resolved", "ServerSettings"]
 

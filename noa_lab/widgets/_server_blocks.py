@@ -1,4 +1,4 @@
-"""How servers are shown: a table, facts about one, snippets for other programs."""
+"""How servers are shown: a table, facts about one, its slots, snippets for other programs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 from noa_lab.widgets._job import seconds
 from noa_lab.widgets._models import megabytes
 from noa_lab.widgets._source import literal
-from noa_lab.widgets._view import Block, Kind, cell, code, column, facts, section, table
+from noa_lab.widgets._view import Block, Kind, cell, code, column, facts, progress, section, table
 
 if TYPE_CHECKING:
     from noa_lab.server import ServerStatus
 
-__all__ = ["KINDS", "READY", "about", "servers_table", "snippets"]
+__all__ = ["KINDS", "OURS", "READY", "about", "loading", "servers_table", "snippets", "words_of"]
 
 READY = ("ready", "busy")
 """States in which a server answers."""
+
+OURS = ("starting", "ready", "busy", "draining", "unresponsive", "crashed")
+"""States of servers that can be stopped from here."""
 
 KINDS: dict[str, Kind] = {
     "starting": "busy",
@@ -26,11 +29,17 @@ KINDS: dict[str, Kind] = {
     "crashed": "error",
     "unresponsive": "error",
     "elsewhere": "info",
+    "foreign": "info",
     "stopped": "info",
 }
 """What each state of a server means."""
 
-_SETTINGS = (("context_size", "Context"), ("slots", "Slots"), ("threads", "Threads"))
+_SETTINGS = (
+    ("context_size", "Context"),
+    ("slots", "Slots"),
+    ("threads", "Threads"),
+    ("ubatch_size", "Computed at once"),
+)
 _COLUMNS = [
     column("Server"),
     column("State"),
@@ -41,37 +50,85 @@ _COLUMNS = [
     column("Up", align="end"),
     column("Holders", align="end"),
 ]
+_SLOT_COLUMNS = [
+    column("Slot", align="end"),
+    column("State"),
+    column("Prompt read", align="end"),
+    column("Written", align="end"),
+    column("Context", align="end"),
+]
 
 
-def servers_table(up: Sequence[ServerStatus], chosen: str) -> Block:
-    """The servers that are up; the name of each chooses it."""
-    return table("servers", "Servers", _COLUMNS, [_row(one, one.name == chosen) for one in up])
+def servers_table(up: Sequence[ServerStatus], foreign: Sequence[ServerStatus], chosen: str) -> Block:
+    """The servers that are up, and those that others have started; the name of each of ours chooses it."""
+    rows = [_row(one, one.name == chosen) for one in (*up, *foreign)]
+    return table("servers", "Servers", _COLUMNS, rows)
+
+
+def words_of(one: ServerStatus) -> str:
+    """The state in words, with how far the loading is."""
+    return one.state if one.loaded is None else f"{one.state} {one.loaded:.0%}"
 
 
 def _row(one: ServerStatus, chosen: bool) -> list[str | Block]:
+    rate = one.tokens_per_second_now or one.tokens_per_second
+    ours = one.state != "foreign"
     return [
-        cell(one.name, action="choose", chosen=chosen, args={"server": one.name}),
-        cell("", marks=[(KINDS.get(one.state, "info"), one.state)]),
+        cell(one.name, action="choose", chosen=chosen, args={"server": one.name}) if ours else one.name,
+        cell("", marks=[(KINDS.get(one.state, "info"), words_of(one))]),
         one.base_url or "-",
         f"{one.slots_busy} of {one.slots_total}" if one.slots_total else "-",
-        f"{one.tokens_per_second:.0f}" if one.tokens_per_second else "-",
+        f"{rate:.0f}" if rate else "-",
         megabytes(one.memory_bytes) if one.memory_bytes else "-",
         seconds(one.uptime_seconds or 0),
-        str(one.holders),
+        str(one.holders) if ours else "-",
     ]
+
+
+def loading(one: ServerStatus) -> Block | None:
+    """How far the loading of a server is, that somebody else may have started."""
+    if one.state != "starting":
+        return None
+    return progress("loading", f"{one.name} is loading", one.loaded, one.phase or "starting")
 
 
 def about(one: ServerStatus) -> Block:
     """What is known of one server."""
-    settings = one.settings or {}
+    settings, origins = one.settings or {}, one.origins or {}
     items: list[tuple[str, object]] = [("Model", one.model), ("Process", one.pid or "-")]
-    items += [(label, settings[name]) for name, label in _SETTINGS if name in settings]
+    items += [(label, _with_origin(settings[name], origins.get(name))) for name, label in _SETTINGS if name in settings]
+    if one.memory_peak_bytes:
+        items.append(("Memory", f"{megabytes(one.memory_bytes)} now, {megabytes(one.memory_peak_bytes)} at most"))
+    if one.tokens_per_second:
+        items.append(("Tokens/s", f"{one.tokens_per_second_now:.0f} now, {one.tokens_per_second:.0f} on average"))
     items += [
         ("Held by", ", ".join(one.held_by) or "nobody"),
         ("Stays", "yes, until it is stopped" if one.keep else "as long as it is held"),
     ]
-    items += [("Note", note) for note in one.notes[:1]] + ([("Ended", one.reason)] if one.reason else [])
-    return section("about", f"About {one.name}", [facts("server-facts", f"About {one.name}", items)])
+    items += [("Restarted", f"{one.restarts} times; the last time because {one.last_failure}")] if one.restarts else []
+    items += [("Note", note) for note in one.notes[:3]] + ([("Ended", one.reason)] if one.reason else [])
+    blocks = [facts("server-facts", f"About {one.name}", items), _slots(one)]
+    return section("about", f"About {one.name}", blocks)
+
+
+def _with_origin(value: object, origin: str | None) -> str:
+    return str(value) if origin in (None, "default", "given") else f"{value} ({origin})"
+
+
+def _slots(one: ServerStatus) -> Block | None:
+    if not one.slots:
+        return None
+    rows: list[list[str | Block]] = [
+        [
+            str(slot["id"]),
+            cell("", marks=[("busy", "busy") if slot["busy"] else ("ok", "idle")]),
+            f"{slot['read']:,}",
+            f"{slot['written']:,}",
+            f"{slot['context_size']:,}",
+        ]
+        for slot in one.slots
+    ]
+    return table("slots-table", "Slots", _SLOT_COLUMNS, rows)
 
 
 def snippets(one: ServerStatus) -> Block:

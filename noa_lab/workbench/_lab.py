@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from noa_lab.experiments import EngineWish, Grid, Requested, Run, RunSummary, Scorer, Store
     from noa_lab.inference import InferenceConfig, InferenceEngine
     from noa_lab.models import ModelFile, Models
-    from noa_lab.server import Router, Server, ServerStatus
+    from noa_lab.server import CheckResult, Router, Server, ServerStatus, Tuned
     from noa_lab.server.config import ServerConfig
 
 __all__ = ["Lab", "default_lab"]
@@ -243,11 +243,103 @@ class Lab:
             cancel=cancel,
         )
 
+    def tune(
+        self,
+        ref: str | None = None,
+        *,
+        rounds: int = 3,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> Tuned:
+        """Measure which threads, batch and number of slots are fastest for a model on this machine; servers start with them afterwards.
+
+        Takes about a minute for a small model, several for a large one. What a call or server.yaml says stands above the result.
+
+        Args:
+            ref: A name of server.yaml or of the catalogue, a reference or a path; None for the catalogue's default model.
+            rounds: How often everything is measured; each candidate counts with its best round.
+            report: Told about the progress.
+            cancel: Gives up.
+
+        Raises:
+            UnknownModel: When the reference names nothing.
+            RuntimeMissing: When llama.cpp is not installed.
+            ServerError: When llama-bench or llama-server fails on the model.
+        """
+        from noa_lab import server
+        from noa_lab.workbench._memory import ServerMemory
+
+        config = self.server_config()
+        name = ref or self.models.default
+        current = runtime.current(self.home)
+        model = get_model(config, name, self.models, report=report, cancel=cancel)
+        settings = config.settings(name)
+        memory = ServerMemory(self.home, current, model, report=report, cancel=cancel)
+        return server.tune(
+            current,
+            model,
+            home=self.home,
+            gpu_layers=settings.gpu_layers,
+            most_slots=memory.most_slots(settings),
+            rounds=rounds,
+            report=report,
+            cancel=cancel,
+        )
+
+    def tuned(self, ref: str | None = None) -> Tuned | None:
+        """What `tune` has found for a model that is here, with this build on this machine; None where nothing was measured."""
+        from noa_lab import server
+
+        model = self.models.find(ref or self.models.default)
+        return None if model is None else server.find_tuned(self.home, runtime.current(self.home), model)
+
+    def forget_tuned(self, ref: str | None = None) -> bool:
+        """Forget what `tune` has found for a model; whether there was something."""
+        from noa_lab import server
+
+        model = self.models.find(ref or self.models.default)
+        return model is not None and server.forget_tuned(self.home, runtime.current(self.home), model)
+
     def servers(self) -> list[ServerStatus]:
         """The servers of this home that are up, starting or crashed."""
         from noa_lab import server
 
         return server.servers(self.home)
+
+    def foreign_servers(self) -> list[ServerStatus]:
+        """llama-servers on this machine that noa_lab did not start from this home; it shows them and leaves them alone."""
+        from noa_lab import server
+
+        return server.foreign_servers(self.home)
+
+    def keep(self, name: str, *, stay: bool = True) -> None:
+        """Let a server stay when its last holder has gone; with `stay=False` let it end then.
+
+        Raises:
+            ServerMissing: When no such server is up.
+        """
+        from noa_lab import server
+
+        server.keep(self.home, name, stay=stay)
+
+    def test_server(
+        self, target: str | None = None, *, api_key: str | None = None, timeout: float = 60.0
+    ) -> list[CheckResult]:
+        """Ask a server for its health and for one completion, and say how long each took.
+
+        Args:
+            target: The address of any server, or the name of one of ours; None for the one of ours that is up.
+            api_key: The key for an address; default: NOA_LAB_API_KEY. Ours are known.
+            timeout: Seconds that it may take to answer.
+
+        Raises:
+            BadInput: When `target` is neither an address nor a name.
+            ServerMissing: When no such server is up.
+        """
+        from noa_lab import server
+
+        url, key = server.address_of(self.home, target, api_key)
+        return server.test_server(url, key, timeout=timeout)
 
     def stop(self, name: str) -> None:
         """Stop a server, whoever holds it.

@@ -57,6 +57,14 @@ class ServerMemory:
             words = f"it may not fit: {fit.bytes / 1e9:.1f} GB are needed, {fit.free_bytes / 1e9:.1f} GB are free"
             self._report(Progress(STEP, words))
 
+    def most_slots(self, settings: ServerSettings) -> int:
+        """How many slots with these settings fit, of 1, 2, 4, 8; at least 1."""
+        for slots in (8, 4, 2):
+            wanted = _settings_of(settings.model_copy(update={"slots": slots}))
+            if memory.fit_of_file(self._model, self._home, wanted, quick=True).verdict != "does not fit":
+                return slots
+        return 1
+
     def remember(self, server: Server) -> None:
         """Write down what the load took, once for each model and settings; that it cannot be written is told, and hinders nothing."""
         settings = server.settings

@@ -11,7 +11,7 @@ import pytest
 from noa_lab.errors import BadInput, ServerError, SetupError
 from noa_lab.server import ServerSettings
 from noa_lab.server._command import plan_launch, scrubbed_environment, server_name
-from noa_lab.server._tuned import Tuned, read_tuned, tuned_path, write_tuned
+from noa_lab.server.tuning._tuned import Tuned, read_tuned, tuned_path, write_tuned
 
 FLAGS = """-m --model -a --alias --host --port --reuse-port -c --ctx-size -np --parallel -no-kvu --no-kv-unified -t --threads
     -tb --threads-batch -b --batch-size -ub --ubatch-size -ngl --gpu-layers -fa --flash-attn -ctk --cache-type-k -ctv --cache-type-v

@@ -15,7 +15,7 @@ from noa_lab.events import Progress, silent
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.runtime import InstallPlan, Obstacle, Runtime, spelled_out
 from noa_lab.runtime._wish import read_wish
-from noa_lab.server import ServerStatus
+from noa_lab.server import CheckResult, ServerStatus, Tuned
 from noa_lab.workbench import Finding, Report
 
 RUNTIME = Runtime(
@@ -44,6 +44,8 @@ class FakeLab:
         self.builds = [RUNTIME]
         self.calls = []
         self.up = []
+        self.foreign = []
+        self.healthy = True
         self.run = None
         self.models = FakeModels(self)
 
@@ -109,6 +111,23 @@ class FakeLab:
     def servers(self):
         return [server.status() for server in self.up]
 
+    def foreign_servers(self):
+        return list(self.foreign)
+
+    def keep(self, name, *, stay=True):
+        self.calls.append(("keep", name, stay))
+        for server in self.up:
+            server.more["keep"] = stay
+
+    def test_server(self, target=None, *, api_key=None, timeout=60.0):
+        self.calls.append(("test_server", target))
+        return [CheckResult("health", True, "ok", 3.0), CheckResult("completion", self.healthy, "8 tokens", 120.0)]
+
+    def tune(self, ref=None, *, rounds=3, report=silent, cancel=None):
+        self.calls.append(("tune", ref))
+        self.work("Tune", report, cancel)
+        return Tuned("smollm2-135m", "b11312-cpu", "here", 2, 2, 2048, 512, 4, "2026-11-25T00:00:00+00:00")
+
     def stop(self, name):
         self.calls.append(("stop", name))
         self.up = [server for server in self.up if server.name != name]
@@ -129,13 +148,21 @@ class FakeServer:
         self.base_url = "http://127.0.0.1:40123"
         self.api_key = "sk-THE-SECRET"
         self.released = False
+        self.state = "ready"
+        self.more = {}
 
     def status(self):
+        facts = {
+            "holders": 1, "held_by": ("notebook (pid 42)",), "slots_busy": 1, "slots_total": 2, "tokens_per_second": 41.5,
+            "tokens_per_second_now": 38.0, "memory_bytes": 260_000_000, "memory_peak_bytes": 300_000_000, "uptime_seconds": 83.0,
+            "notes": ("context_size 9000 is more than the model was trained for.",), "origins": {"threads": "tuned for this model"},
+            "slots": ({"id": 0, "busy": True, "context_size": 4096, "read": 1200, "written": 17},
+                      {"id": 1, "busy": False, "context_size": 4096, "read": 0, "written": 0}),
+        }  # fmt: skip
+        settings = {"context_size": 4096, "slots": 2, "threads": 2}
         return ServerStatus(
-            self.name, "ready", "smollm2-135m", 4711, self.base_url, "b11312-cpu", {"context_size": 4096, "slots": 2, "threads": 2},
-            holders=1, held_by=("notebook (pid 42)",), slots_busy=1, slots_total=2, tokens_per_second=41.5, memory_bytes=260_000_000,
-            uptime_seconds=83.0, notes=("context_size 9000 is more than the model was trained for.",),
-        )  # fmt: skip
+            self.name, self.state, "smollm2-135m", 4711, self.base_url, "b11312-cpu", settings, **{**facts, **self.more}
+        )
 
     def release(self):
         self.released = True

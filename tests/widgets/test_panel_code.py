@@ -139,6 +139,20 @@ def test_server_settings_round_trip(model, context, slots, threads, keep):
         panel.close()
 
 
+@quick
+@given(st.fixed_dictionaries({}, optional={
+    "cache_type_k": st.sampled_from(["f16", "q8_0", "q4_0"]), "cache_type_v": st.sampled_from(["f16", "bf16"]),
+    "load_mode": st.sampled_from(["none", "mmap+mlock"]), "flash_attention": st.sampled_from(["on", "off"]),
+    "embeddings": st.just(True), "port": st.integers(1024, 65535), "gpu_layers": st.integers(-1, 99), "ubatch_size": st.integers(1, 4096),
+}))  # fmt: skip
+def test_further_server_settings_round_trip(settings):
+    panel = ServerPanel(lab=FakeLab(), **settings)
+    try:
+        assert run_code(panel.code) == [("serve", (), settings)]
+    finally:
+        panel.close()
+
+
 def test_setup_models_and_runs(lab, opened):
     assert run_code(opened(SetupPanel(lab)).code) == [("check", (), {}), ("install", (), {})]
     for options in (

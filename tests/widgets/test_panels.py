@@ -9,7 +9,8 @@ import time
 import pytest
 from panel_fakes import FakeLab
 
-from noa_lab.errors import BuildFailed, DownloadFailed
+from noa_lab.errors import BadInput, BuildFailed, DownloadFailed
+from noa_lab.server import ServerStatus
 from noa_lab.widgets import ComparePanel, ModelPanel, ServerPanel, SetupPanel
 from noa_lab.workbench import Lab
 
@@ -52,7 +53,10 @@ def eventually(true, seconds=5.0):
 def test_the_fake_lab_has_the_signatures_of_the_real_one():
     import inspect
 
-    for name in ("check", "install", "plan_install", "rollback", "runtimes", "serve", "servers", "stop", "compare"):
+    for name in (
+        *("check", "install", "plan_install", "rollback", "runtimes", "serve", "servers", "stop", "compare"),
+        *("foreign_servers", "keep", "test_server", "tune"),
+    ):
         real = list(inspect.signature(getattr(Lab, name)).parameters)
         assert list(inspect.signature(getattr(FakeLab, name)).parameters) == real, name
     verbs = ("list", "get", "find", "show", "fit", "verify", "stored", "import_model", "quantize", "quantization_types")
@@ -281,6 +285,100 @@ def test_a_server_that_is_up_already_is_shown_by_a_new_panel_and_can_be_stopped(
     assert second.settle()
     assert lab.up == []
     assert "No server" in second.view["status"]
+
+
+def test_further_settings_are_started_with_and_their_section_is_open(lab, opened):
+    panel = opened(ServerPanel("smollm2-135m", cache_type_k="q8_0", gpu_layers=-1, embeddings=True, lab=lab))
+    assert panel.settle()
+    assert block(panel, "more-settings")["folded"] is False
+    send(panel, "start", {"load_mode": "none", "ubatch_size": "256"})
+    assert panel.settle()
+    wanted = {"cache_type_k": "q8_0", "gpu_layers": -1, "embeddings": True, "load_mode": "none", "ubatch_size": 256}
+    assert lab.calls == [("serve", "smollm2-135m", False, wanted)]
+    with pytest.raises(BadInput, match="no field"):
+        ServerPanel(hang_seconds=5, lab=lab)
+    with pytest.raises(BadInput, match="cache_type_k"):
+        ServerPanel(cache_type_k="q9", lab=lab)
+
+
+def test_what_is_known_of_a_server_is_shown(lab, opened):
+    panel = opened(ServerPanel(lab=lab))
+    send(panel, "start")
+    assert panel.settle()
+    about = dict(block(panel, "server-facts")["items"])
+    assert about["Threads"] == "2 (tuned for this model)"
+    assert about["Memory"] == "260.0 MB now, 300.0 MB at most"
+    assert about["Tokens/s"] == "38 now, 42 on average"
+    assert [row[2:] for row in block(panel, "slots-table")["rows"]] == [["1,200", "17", "4,096"], ["0", "0", "4,096"]]
+
+
+def test_keep_and_follow_are_one_button(lab, opened):
+    panel = opened(ServerPanel(lab=lab))
+    send(panel, "start")
+    assert panel.settle()
+    shown = {one["action"]: one for one in block(panel, "buttons")["items"]}
+    assert shown["keep"]["label"] == "Keep it"
+    send(panel, "keep", seq=2, **shown["keep"]["args"])
+    assert panel.settle()
+    shown = {one["action"]: one for one in block(panel, "buttons")["items"]}
+    assert (shown["keep"]["label"], shown["keep"]["args"]["stay"]) == ("Let it follow its holders", False)
+    send(panel, "keep", seq=3, **shown["keep"]["args"])
+    assert panel.settle()
+    assert lab.calls[-2:] == [("keep", "smollm2-135m", True), ("keep", "smollm2-135m", False)]
+
+
+def test_a_check_tells_its_timings_and_its_failure(lab, opened):
+    panel = opened(ServerPanel(lab=lab))
+    send(panel, "start")
+    assert panel.settle()
+    lab.healthy = False
+    send(panel, "test", seq=2, server="smollm2-135m")
+    assert panel.settle()
+    told = {one["text"]: one["kind"] for one in panel.view["messages"]}
+    assert told == {"health: ok (3 ms)": "ok", "completion: 8 tokens (120 ms)": "error"}
+
+
+def test_tuning_is_long_work_on_the_chosen_model(lab, opened):
+    panel = opened(ServerPanel("tiny-q2", lab=lab))
+    send(panel, "tune")
+    assert panel.settle()
+    assert lab.calls == [("tune", "tiny-q2")]
+    assert "slots 4" in panel.view["messages"][0]["text"]
+
+
+def test_loading_restarts_and_strangers_are_visible(lab, opened):
+    panel = opened(ServerPanel(lab=lab))
+    send(panel, "start")
+    assert panel.settle()
+    lab.up[0].state = "starting"
+    lab.up[0].more = {
+        "loaded": 0.42,
+        "phase": "reading the model",
+        "restarts": 2,
+        "last_failure": "it was killed (SIGKILL)",
+        "slots": (),
+    }
+    lab.foreign = [ServerStatus("llama-server-99", "foreign", "other.gguf", 99, "http://127.0.0.1:8080")]
+    panel.refresh()
+    assert panel.settle()
+    assert block(panel, "loading")["fraction"] == 0.42
+    assert "starting 42%" in panel.view["status"]
+    assert "SIGKILL" in dict(block(panel, "server-facts")["items"])["Restarted"]
+    assert block(panel, "servers")["rows"][1][0] == "llama-server-99"  # words, not a button
+    assert {one["action"] for one in block(panel, "buttons")["items"]} == {"start", "tune", "stop"}
+
+
+def test_the_log_of_a_crashed_server_is_open(lab, opened):
+    panel = opened(ServerPanel(lab=lab))
+    send(panel, "start")
+    assert panel.settle()
+    assert block(panel, "log-fold")["folded"] is True
+    lab.up[0].state = "crashed"
+    lab.up[0].more = {"reason": "it failed 3 times in a row"}
+    panel.refresh()
+    assert panel.settle()
+    assert block(panel, "log-fold")["folded"] is False
+    assert panel.view["state"] == "error"
 
 
 def test_the_key_is_nowhere_in_what_is_sent_or_saved(lab, opened):

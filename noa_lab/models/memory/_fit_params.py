@@ -16,13 +16,12 @@ from typing import Any
 from noa_lab.errors import UnknownName
 from noa_lab.events import CancelToken
 from noa_lab.models._gguf_header import GgufHeader
-from noa_lab.models._tool import run_tool
 from noa_lab.models.memory._compute import compute_bytes, logits_bytes
 from noa_lab.models.memory._layout import Layout
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts, Prediction
 from noa_lab.models.memory._program import program_bytes
 from noa_lab.models.memory._settings import MemorySettings
-from noa_lab.runtime import Runtime
+from noa_lab.runtime import Runtime, run_tool
 
 __all__ = ["ask_fit_params", "parse_rows", "prediction_of"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from noa_lab.errors import NoaLabError
-from noa_lab.server._tuned import find_tuned
 from noa_lab.server.config._model_places import find_model
+from noa_lab.server.tuning._tuned import find_tuned
 
 if TYPE_CHECKING:
     from noa_lab.models import Models

@@ -54,6 +54,10 @@ class Tuned:
         """The values as fields of `ServerSettings`."""
         return {name: getattr(self, name) for name in _SETTINGS}
 
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value}" for name, value in self.as_settings().items())
+        return f"{self.model} is fastest with {values}"
+
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
@@ -107,9 +111,9 @@ def write_tuned(home: Home, runtime: Runtime, model: ModelFile, machine: str, fo
     return path
 
 
-def forget_tuned(home: Home, runtime: Runtime, model: ModelFile, machine: str) -> bool:
-    """Remove a result; whether there was one."""
-    path = tuned_path(home, runtime, model, machine)
+def forget_tuned(home: Home, runtime: Runtime, model: ModelFile) -> bool:
+    """Remove what was found for this model with this build on this machine; whether there was something."""
+    path = tuned_path(home, runtime, model, machine_words())
     there = path.exists()
     path.unlink(missing_ok=True)
     return there

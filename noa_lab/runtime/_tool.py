@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from noa_lab.events import CancelToken
-from noa_lab.runtime import Finished, Runtime, beside_first, clean_environment, run
+from noa_lab.runtime._libraries import beside_first
+from noa_lab.runtime._process import Finished, clean_environment, run
+from noa_lab.runtime._runtime import Runtime
 
 __all__ = ["run_tool"]
 
