@@ -185,11 +185,9 @@ class Lab:
             home=self.home,
             keep=keep,
             admit=None if allow_oversize else memory.admit,
+            logging=config.log_settings,
             report=report,
             cancel=cancel,
-            logging=server.LogSettings(
-                level=config.logging.level, file=config.log_file, rotation=config.logging.rotation
-            ),
         )
         if not up.joined:
             memory.remember(up)

@@ -69,7 +69,7 @@ def test_the_seeds_file_means_what_it_says():
     )
     assert (config.logging.level, config.logging.file, config.logging.rotation) == (
         "info",
-        "./logs/server.log",
+        Path("./logs/server.log"),
         "daily",
     )
 
@@ -91,7 +91,7 @@ def test_the_seeds_relative_paths_begin_beside_the_configs_folder(write, tmp_pat
     config = load(write(SEED.read_text()))
     models = Models(Home(tmp_path / "home"))
     project = tmp_path / "project"
-    assert config.log_file == project / "logs" / "server.log"
+    assert config.log_settings.file == project / "logs" / "server.log"
     beside, inside = project / "models/llama-3.2-3b-q4.gguf", project / "configs/models/llama-3.2-3b-q4.gguf"
     place = find_model(config, config.models[0], models)
     assert (place.reference, place.tried) == ("llama-3.2-3b", (beside, inside))

@@ -9,6 +9,7 @@ from typing import Any
 from noa_lab.config import YamlDocument
 from noa_lab.errors import BadInput
 from noa_lab.inference import InferenceConfig
+from noa_lab.server._log_settings import LogSettings
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server.config._sections import (
     ADDRESS_FIELDS,
@@ -75,9 +76,12 @@ class ServerConfig:
         return (own.parent, own) if own.name == "configs" else (own,)
 
     @property
-    def log_file(self) -> Path | None:
-        """The log that `logging.file` names; a relative path begins at the first of `folders`."""
-        return None if self.logging.file is None else self.folders[0] / Path(self.logging.file).expanduser()
+    def log_settings(self) -> LogSettings:
+        """What is written down, and where: a relative path of `logging.file` begins at the first of `folders`."""
+        given = self.logging.model_dump(exclude_unset=True)
+        if self.logging.file is not None:
+            given["file"] = self.folders[0] / self.logging.file.expanduser()
+        return LogSettings(**given)
 
     def entry(self, name: str) -> ModelSection | None:
         """The entry of a model, or None where the file has none of this name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from noa_lab.config import StrictModel
 from noa_lab.errors import BadInput
 from noa_lab.inference import InferenceConfig
 from noa_lab.server._command import server_name
+from noa_lab.server._log_settings import LogSettings
 from noa_lab.server._settings import ServerSettings
 
 __all__ = ["ADDRESS_FIELDS", "LoggingSection", "ModelSection", "RouterSection", "ServerFile", "ServerSection"]
@@ -150,17 +151,10 @@ class RouterSection(StrictModel):
         return self._bytes(self.memory_budget, machine_bytes)
 
 
-class LoggingSection(StrictModel):
+class LoggingSection(LogSettings):
     """`logging`: what is written down of the servers."""
 
     kind_name: ClassVar[str] = "The section logging"
-
-    level: Literal["debug", "info", "warning", "warn", "error"] = "info"
-    """The least important lines that are kept."""
-    file: str | None = Field(default=None, min_length=1)
-    """The log; None: in noa_lab's home."""
-    rotation: Literal["daily", "hourly", "weekly", "none"] = "daily"
-    """When a new file is begun; one that grows too large is always set aside."""
 
 
 class ServerFile(StrictModel):

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM; the exit code."""
     options = _options(arguments)
     plan = RouterPlan.from_dict(json.loads(options.plan.read_text(encoding="utf-8")))
-    _log_like_llama_server(plan.log_level)
+    _log_like_llama_server(plan.logging.level)
     # How the models' watchers call their holder.
     sys.argv[0] = "router"
     try:

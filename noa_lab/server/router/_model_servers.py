@@ -71,7 +71,14 @@ class ModelServers:
             NoaLabError: When it does not become ready.
         """
         planned = self._models[name]
-        server = serve(self._plan.runtime, planned.file, planned.settings, home=self._home, cancel=self._cancel)
+        server = serve(
+            self._plan.runtime,
+            planned.file,
+            planned.settings,
+            home=self._home,
+            cancel=self._cancel,
+            logging=self._plan.logging,
+        )
         self._starts += 1
         self._held[name] = server
         self._addresses[name] = Address(name, server.base_url, str(server.api_key), self._starts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from noa_lab.models import ModelFile
 from noa_lab.runtime import Runtime
+from noa_lab.server._log_settings import LogSettings
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server.router._schedule import Policy
 
@@ -55,7 +56,7 @@ class RouterPlan:
         host: Address of the endpoint.
         port: Its port; 0: one that the system chooses.
         allow_remote: Whether other machines may reach it.
-        log_level: The least important lines that are logged.
+        logging: What is written down of the router and of the models' servers, and where.
     """
 
     home: str
@@ -67,7 +68,7 @@ class RouterPlan:
     host: str = "127.0.0.1"
     port: int = 0
     allow_remote: bool = False
-    log_level: str = "info"
+    logging: LogSettings = field(default_factory=LogSettings)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,7 +101,8 @@ class RouterPlan:
             for one in self.models
         ]
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
-        return plain | {"runtime": self.runtime.as_dict(), "models": models, "policy": asdict(self.policy)}
+        made = {"runtime": self.runtime.as_dict(), "models": models, "policy": asdict(self.policy)}
+        return plain | made | {"logging": self.logging.model_dump(mode="json")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RouterPlan:
@@ -120,4 +122,5 @@ class RouterPlan:
             for one in data["models"]
         )
         made = {"runtime": Runtime(**runtime | {"folder": Path(runtime["folder"])}), "models": models}
-        return cls(**{**data, **made, "policy": Policy(**data["policy"])})
+        bounds = {"policy": Policy(**data["policy"]), "logging": LogSettings(**data["logging"])}
+        return cls(**{**data, **made, **bounds})

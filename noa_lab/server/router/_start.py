@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,6 @@ from noa_lab.server._holding import Hold
 from noa_lab.server._http import ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._launch import find_or_start
-from noa_lab.server._log import log_path
 from noa_lab.server._port import port_taken
 from noa_lab.server._record import ServerRecord, read_records, record_folder
 from noa_lab.server._serve import wait_ready
@@ -101,10 +101,10 @@ def plan_router(
             max_waiting=bounds.max_waiting,
         ),
         sampling=config.inference.model_dump(mode="json", include=set(SAMPLING)),
-        host=config.server.host,
+        host={"localhost": "127.0.0.1"}.get(config.server.host, config.server.host),
         port=config.server.port,
         allow_remote=config.server.allow_remote,
-        log_level={"warn": "warning"}.get(config.logging.level, config.logging.level),
+        logging=config.log_settings,
     )
 
 
@@ -137,8 +137,9 @@ def start_router(
     # What reaches the router reaches the servers behind it, which only listen on loopback themselves.
     refuse_known_bad(plan.runtime.build_number, ("--host", plan.host))
     report(Progress(STEP, f"looking for a router for {', '.join(plan.names)}"))
-    hold = find_or_start(home, "router", plan.fingerprint, lambda name: _start(home, name, plan, keep=keep), cancel)
+    hold: Hold | None = None
     try:
+        hold = find_or_start(home, "router", plan.fingerprint, lambda name: _start(home, name, plan, keep=keep), cancel)
         for note in (*hold.record.notes, *hold.notes):
             report(Progress(STEP, note))
         record = wait_ready(hold, report, cancel, started + timeout, timeout, STEP)
@@ -146,11 +147,11 @@ def start_router(
         router = Router(home, Hold(hold.channel, record, hold.joined, hold.notes), plan)
         if keep and not record.keep:
             router.keep()
-    except ServerExited as error:
-        hold.channel.close()
-        raise _port_taken(plan, home) if error.fields.get("kind") == "port" else error from None
-    except BaseException:
-        hold.channel.close()
+    except BaseException as error:
+        if hold is not None:
+            hold.channel.close()
+        if isinstance(error, ServerExited) and error.fields.get("kind") == "port":
+            raise _port_taken(plan, home) from None
         raise
     how = "joined" if hold.joined else f"ready after {time.monotonic() - started:.1f} s"
     report(Progress(STEP, f"{router.name} {how}: {router.base_url}", done=1, total=1, finished=True))
@@ -190,7 +191,8 @@ def _start(home: Home, name: str, plan: RouterPlan, *, keep: bool) -> Hold:
         model={"name": ", ".join(plan.names)},
         settings={"host": plan.host, "port": plan.port, "models": list(plan.names), "default": plan.default},
         runtime=plan.runtime.id,
-        log=str(log_path(home.logs, name)),
+        log=str(plan.logging.path_for(name, home.logs, [one.log for one in read_records(home)])),
+        host=plan.host,
         keep=keep,
         notes=_notes(plan),
         kind="router",
@@ -198,8 +200,10 @@ def _start(home: Home, name: str, plan: RouterPlan, *, keep: bool) -> Hold:
     # -P: a file in the working folder must not pass for a module of ours.
     argv = [sys.executable, "-P", "-m", "noa_lab.server.router", "--plan", str(folder / _PLAN_FILE)]
     argv += ["--host", plan.host, "--port", str(plan.port)]
+    # The watcher then holds the port from before the start until after the end: see `_port`.
+    argv += ["--reuse-port"] if hasattr(socket, "SO_REUSEPORT") else []
     environment = scrubbed_environment(os.environ, api_key=record.api_key, empty_folder=folder / "config")
-    return start_watcher(home, record, argv, {**environment, **_python_variables()})
+    return start_watcher(home, record, argv, {**environment, **_python_variables()}, logging=plan.logging)
 
 
 def _python_variables() -> dict[str, str]:

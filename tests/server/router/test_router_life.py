@@ -165,6 +165,15 @@ def test_its_log_tells_what_happened_and_holds_no_key(start, bare_home):
     assert list(server.read_log(bare_home, "router", lines=1))
 
 
+def test_logs_go_where_the_file_says_each_to_its_own(start, fake_plan, tmp_path):
+    file = tmp_path / "mine" / "server.log"
+    with start(replace(fake_plan, logging=server.LogSettings(file=file, level="warning"))) as router:
+        complete(router)
+        complete(router, "b")
+    assert sorted(path.name for path in file.parent.iterdir()) == ["server-a.log", "server-b.log", "server.log"]
+    assert "loaded a in" not in file.read_text(), "it is no warning"
+
+
 def test_no_secret_is_on_a_command_line_in_the_plan_or_readable_by_others(start, bare_home):
     with start() as router:
         complete(router)
@@ -208,6 +217,18 @@ def test_a_killed_router_or_watcher_leaves_no_server_behind(router_holder, bare_
     wait_until(lambda: not any(child and psutil.pid_exists(child.pid) for child in children), PROMISE)
     holder.kill()
     server.stop_all(bare_home)
+
+
+def test_a_router_that_crashes_is_started_again_at_its_address(start, bare_home):
+    with start() as router:
+        complete(router)
+        old, address = router.pid, router.base_url
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: router.state == "ready" and router.pid not in (0, old), 10)
+        assert router.base_url == address
+        assert complete(router, "b") == "b"
+        assert complete(router, "a") == "a"
+    wait_until(lambda: all_gone(bare_home), PROMISE)
 
 
 def test_a_kept_one_stays_and_is_joined_again(router_holder, start, bare_home):
