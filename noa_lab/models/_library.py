@@ -20,7 +20,7 @@ from noa_lab.models._reference import Named, parse_reference
 from noa_lab.models._remove import Removal, broken_model, plan_giving_up, plan_removal, remove
 from noa_lab.models._unfinished import discard_unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit
-from noa_lab.models.stores import StoredModel, stored_models
+from noa_lab.models.stores import StoredModel, StoredModels, stored_models
 from noa_lab.paths import Home
 from noa_lab.runtime import current
 
@@ -164,9 +164,9 @@ class Models:
         model = ref if isinstance(ref, ModelFile) else self._here(ref or self.default)
         return verify(model, report=report, cancel=cancel)
 
-    def stored(self) -> tuple[StoredModel, ...]:
+    def stored(self) -> StoredModels:
         """Models that other tools have on this machine: Hugging Face's cache, Ollama, LM Studio."""
-        return tuple(stored_models())
+        return stored_models()
 
     def import_model(
         self,

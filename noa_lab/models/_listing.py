@@ -69,7 +69,7 @@ class ModelList(tuple[ModelListing, ...]):
                 row.size or "?",
                 row.quantization,
                 f"{row.context_length:,}" if row.context_length else "?",
-                f"{row.needs_bytes / 1e9:.1f} GB" if row.needs_bytes else "?",
+                _words(row.needs_bytes) or "?",
                 row.fits or "?",
                 row.use_case,
                 row.licence,

@@ -129,10 +129,12 @@ def test_every_store_is_found(user: Path, library: Models) -> None:
         ("LM Studio", "publisher/repo/file.Q4_K_M.gguf"),
     }
     assert all(each.size_bytes > 60_000 for each in library.stored())
+    assert "llama3.2:3b" in library.stored()._repr_html_()
 
 
 def test_no_store_is_no_error(user: Path, library: Models) -> None:
     assert library.stored() == ()
+    assert "No other tool" in library.stored()._repr_html_()
 
 
 @pytest.mark.parametrize("what", ["llama3.2:3b", "someone/a-model/model.Q8_0.gguf", "publisher/repo/file.gguf"])

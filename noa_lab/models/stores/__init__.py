@@ -8,10 +8,11 @@ from pathlib import Path
 from noa_lab.models.stores._folder import lm_studio_folders, models_in_folder, models_of_lm_studio
 from noa_lab.models.stores._huggingface import models_of_hugging_face
 from noa_lab.models.stores._ollama import models_of_ollama, ollama_folders
-from noa_lab.models.stores._stored import StoredModel, name_for
+from noa_lab.models.stores._stored import StoredModel, StoredModels, name_for
 
 __all__ = [
     "StoredModel",
+    "StoredModels",
     "lm_studio_folders",
     "models_in_folder",
     "models_of_hugging_face",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 
-def stored_models() -> list[StoredModel]:
+def stored_models() -> StoredModels:
     """The models of Hugging Face's cache, Ollama and LM Studio on this machine."""
     home = Path.home()
-    return [*models_of_hugging_face(), *models_of_ollama(home), *models_of_lm_studio(home)]
+    return StoredModels([*models_of_hugging_face(), *models_of_ollama(home), *models_of_lm_studio(home)])

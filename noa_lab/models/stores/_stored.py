@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from noa_lab.models._split import is_later_part, part_names, whole_name
 
-__all__ = ["StoredModel", "complete_models", "name_for"]
+__all__ = ["StoredModel", "StoredModels", "complete_models", "name_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ class StoredModel:
             "size_bytes": self.size_bytes,
             "sha256": self.sha256,
         }
+
+
+class StoredModels(tuple[StoredModel, ...]):
+    """Models of other tools; a table in a notebook."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<div>No other tool has GGUF models here.</div>"
+        rows = "".join(
+            f"<tr><td>{html.escape(each.tool)}</td><td>{html.escape(each.name)}</td><td>{each.size_bytes / 1e6:,.0f} MB</td></tr>"
+            for each in self
+        )
+        return f"<table><thead><tr><th>Tool</th><th>Model</th><th>Size</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def name_for(text: str) -> str:
