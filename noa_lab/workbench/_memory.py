@@ -69,13 +69,14 @@ class ServerMemory:
         """Write down what the load took, once for each model and settings; that it cannot be written is told, and hinders nothing."""
         settings = server.settings
         try:
+            status = server.status()
             memory.remember_load(
                 self._home,
                 self._model,
                 self._runtime,
                 _settings_of(settings),
                 load_mode=settings.load_mode,
-                peak_bytes=server.status().memory_bytes,
+                peak_bytes=status.memory_peak_bytes or status.memory_bytes,
                 cancel=self._cancel,
             )
         except (OSError, NoaLabError) as error:

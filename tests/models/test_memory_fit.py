@@ -23,7 +23,7 @@ from noa_lab.models._gguf_header import GgufHeader
 from noa_lab.models._reference import WebFile
 from noa_lab.models.memory import MemorySettings, find_fit
 from noa_lab.models.memory import _find_fit as finding
-from noa_lab.models.memory._heads import Head, header_of_heads, read_head, recall_heads, remember_heads
+from noa_lab.models.memory._heads import Head, header_of_heads, read_head, read_head_of, recall_heads, remember_heads
 from noa_lab.models.memory._judge import Subject, judge
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts
 from noa_lab.models.memory._remote import read_heads
@@ -178,6 +178,18 @@ def test_only_the_beginning_of_the_file_is_read(pushed: FakeHub, empty_home: Hom
     assert again.bytes < fit.bytes
 
 
+def test_what_another_tool_has_fetched_is_looked_at_there(
+    pushed: FakeHub, empty_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    hf_hub_download("someone/a-model", "model.gguf", cache_dir=constants.HF_HUB_CACHE)
+    asked = len(pushed.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_fit(REF, empty_home, MemorySettings()).how == "header"
+    assert len(pushed.requests) == asked
+
+
 @pytest.mark.real
 def test_before_and_after_the_download_say_the_same(
     pushed: FakeHub, empty_home: Home, real_home: Home, runtime: Runtime, remote_model: Path
@@ -291,7 +303,7 @@ def test_a_model_in_several_files_is_one_model(hub: FakeHub, empty_home: Home, t
 
 def test_heads_are_remembered_for_a_while_and_broken_memories_are_none(empty_home: Home, tmp_path: Path) -> None:
     path = write_shape(tmp_path / "s.gguf", replace(SHAPES["smollm2-135m"], vocabulary=5_000), words=True)
-    head = head_of(path)
+    head = read_head_of(path)
     remember_heads(empty_home, "a", [head, head])
     assert recall_heads(empty_home, "a") == [head, head]
     assert recall_heads(empty_home, "b") == []
@@ -304,25 +316,9 @@ def test_heads_are_remembered_for_a_while_and_broken_memories_are_none(empty_hom
         )
 
 
-class FileSource:
-    def __init__(self, path: Path) -> None:
-        self._path, self.name, self.size = path, path.name, path.stat().st_size
-        self.reads: list[int] = []
-
-    def read(self, offset: int, count: int) -> bytes:
-        self.reads.append(count)
-        with self._path.open("rb") as file:
-            file.seek(offset)
-            return file.read(count)
-
-
-def head_of(path: Path) -> Head:
-    return read_head(FileSource(path))
-
-
 def test_a_head_says_what_the_file_says(tmp_path: Path) -> None:
     path = write_shape(tmp_path / "s.gguf", replace(SHAPES["gemma-3-270m"], vocabulary=40_000), words=True)
-    head, header = head_of(path), read_header_of(path)
+    head, header = read_head_of(path), read_header_of(path)
     assert header_of_heads([head]).tensors == header.tensors
     assert len(head.content) == header.data_offset
     assert head.size == path.stat().st_size

@@ -13,10 +13,10 @@ from pathlib import Path
 from noa_lab.errors import ModelFileBroken
 from noa_lab.models._gguf import read_header
 from noa_lab.models._gguf_header import GgufHeader
-from noa_lab.models._gguf_window import ByteSource
+from noa_lab.models._gguf_window import ByteSource, OpenFile
 from noa_lab.paths import Home, write_atomic
 
-__all__ = ["Head", "header_of_heads", "read_head", "recall_heads", "remember_heads"]
+__all__ = ["Head", "header_of_heads", "read_head", "read_head_of", "recall_heads", "remember_heads"]
 
 MOST_HEAD_BYTES = 64 * 2**20
 """Most bytes that are read of a file that is somewhere else; the largest published headers have 16 MiB."""
@@ -81,6 +81,12 @@ def read_head(source: ByteSource) -> Head:
     header = read_header(prefix)
     prefix.read(0, header.data_offset)
     return Head(bytes(prefix.content[: header.data_offset]), source.size, source.name)
+
+
+def read_head_of(path: Path) -> Head:
+    """The beginning of a file on this machine; see `read_head`."""
+    with path.open("rb") as file:
+        return read_head(OpenFile(file, path.stat().st_size, path.name))
 
 
 def header_of_heads(heads: Sequence[Head]) -> GgufHeader:

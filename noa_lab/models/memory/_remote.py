@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit, urlunsplit
 
 from noa_lab.download import RemoteFile
@@ -13,7 +13,7 @@ from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._hub_plan import hub_advice, hub_plan
 from noa_lab.models._reference import HubFile, HubQuant, Reference, WebFile
 from noa_lab.models._split import part_names
-from noa_lab.models.memory._heads import Head, read_head
+from noa_lab.models.memory._heads import Head, read_head, read_head_of
 
 __all__ = ["read_heads"]
 
@@ -35,7 +35,9 @@ def read_heads(reference: Reference, *, report: Report, cancel: CancelToken | No
         BadInput: When nothing can be read there without fetching all of it.
         Cancelled: When `cancel` was.
     """
-    heads: list[Head] = []
+    heads = [read_head_of(path) for path in _cached(reference)]
+    if heads:
+        return heads
     with ExitStack() as opened:
         for file in _files(reference, cancel):
             opened.enter_context(file)
@@ -43,6 +45,24 @@ def read_heads(reference: Reference, *, report: Report, cancel: CancelToken | No
             heads.append(read_head(_Watched(file, done, report)))
     report(Progress(STEP, done=sum(len(head.content) for head in heads), unit="bytes", finished=True))
     return heads
+
+
+def _cached(reference: Reference) -> list[Path]:
+    """The files of the model in the cache that all tools of the hub share; [] where not all are there."""
+    if not isinstance(reference, HubFile):
+        return []
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    names = part_names(reference.file) or (reference.file,)
+    found = [
+        try_to_load_from_cache(
+            reference.repo, name, cache_dir=constants.HF_HUB_CACHE, revision=reference.revision or None
+        )
+        for name in names
+    ]
+    return (
+        [Path(path) for path in found if isinstance(path, str)] if all(isinstance(each, str) for each in found) else []
+    )
 
 
 class _Watched:
