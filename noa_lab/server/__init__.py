@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from noa_lab.server._settings import ServerSettings
     from noa_lab.server._status import ServerStatus, find, missing, read_log, servers
     from noa_lab.server._stop import stop, stop_all
+    from noa_lab.server.router._plan_router import plan_router
     from noa_lab.server.router._router import Router
-    from noa_lab.server.router._start import plan_router, start_router
+    from noa_lab.server.router._start import start_router
     from noa_lab.server.tuning._tune import tune
     from noa_lab.server.tuning._tuned import Tuned, find_tuned, forget_tuned
 
@@ -69,7 +70,7 @@ _HOMES = {
     "foreign_servers": "_foreign",
     "keep": "_keep",
     "missing": "_status",
-    "plan_router": "router._start",
+    "plan_router": "router._plan_router",
     "read_log": "_status",
     "serve": "_serve",
     "servers": "_status",

@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from noa_lab.server.router._desk import Desk, Refused
 from noa_lab.server.router._forward import Broken, Forwarder, Outgoing
+from noa_lab.server.router._model_state import ModelState
 from noa_lab.server.router._plan import RouterPlan
 from noa_lab.server.router._replies import error_response
 from noa_lab.server.router._requests import BadRequest, choose_model, read_body, with_sampling
-from noa_lab.server.router._schedule import ModelState
 
 __all__ = ["RouterApp"]
 

@@ -16,7 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import NoaLabError
-from noa_lab.server.router._schedule import Action, Dispatch, ModelState, Refuse, Schedule, Start, Stop
+from noa_lab.server.router._actions import Action, Dispatch, Refuse, Start, Stop
+from noa_lab.server.router._model_state import ModelState
+from noa_lab.server.router._schedule import Schedule
 
 if TYPE_CHECKING:
     from noa_lab.server.router._model_servers import Address, ModelServers

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from noa_lab.server.router._schedule import ModelState
+from noa_lab.server.router._model_state import ModelState
 
 __all__ = ["choose_victims"]
 

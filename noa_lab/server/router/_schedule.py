@@ -12,14 +12,14 @@ Every method is one event; it returns what is to be done about it. The rules:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
+from noa_lab.server.router._actions import Action, Dispatch, Refuse, Start, Stop
+from noa_lab.server.router._model_state import ModelState
 from noa_lab.server.router._room import choose_victims
 
-__all__ = ["Action", "Dispatch", "ModelState", "Policy", "Refuse", "Schedule", "Start", "Stop"]
+__all__ = ["Policy", "Schedule"]
 
 FAILURES = 3
 """Failed starts in a row after which a model is not tried again for `COOL_DOWN_SECONDS`."""
@@ -46,90 +46,6 @@ class Policy:
     linger_seconds: float = 0.25
     idle_seconds: float = 0.0
     max_waiting: int = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Send this request to its model."""
-
-    request: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """Tell this request why it gets no answer.
-
-    Attributes:
-        request: The request.
-        kind: "model_failed", "model_too_large" or "queue_full".
-        reason: Why, in words.
-        needed_bytes: For "model_too_large": what the model needs.
-    """
-
-    request: int
-    kind: str
-    reason: str
-    needed_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Start this model's server; `started` or `start_failed` is the answer."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """End this model's server; `stopped` is the answer."""
-
-    model: str
-
-
-Action = Dispatch | Refuse | Start | Stop
-
-
-@dataclass(slots=True)
-class ModelState:
-    """One model.
-
-    Attributes:
-        name: Its name.
-        bytes: Memory that it takes, or would take: as measured, before that as predicted.
-        pinned: Whether it stays once it is loaded.
-        state: Where it is.
-        running: Requests that were sent to it and are not over.
-        waiting: Requests for it that were not sent yet, oldest first, with the time they came.
-        overtaken: Later requests that were sent past it while it waited for memory, since the last loading.
-        closing: Whether it gets nothing new because another one waits for its memory.
-        last_used: When a request was last sent to it or ended.
-        failures: Failed starts in a row.
-        failure: Why the last start failed; empty after one that did not.
-        resting_until: Until when it is not tried again.
-    """
-
-    name: str
-    bytes: int
-    pinned: bool = False
-    state: Literal["unloaded", "loading", "loaded", "unloading"] = "unloaded"
-    running: set[int] = field(default_factory=set)
-    waiting: OrderedDict[int, float] = field(default_factory=OrderedDict)
-    overtaken: int = 0
-    closing: bool = False
-    last_used: float = 0.0
-    failures: int = 0
-    failure: str = ""
-    resting_until: float = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is loaded and nothing runs on it."""
-        return self.state == "loaded" and not self.running
-
-    @property
-    def oldest(self) -> int:
-        """Its request that has waited longest; only where one waits."""
-        return next(iter(self.waiting))
 
 
 class Schedule:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from noa_lab.server.router._schedule import (
-    Action,
-    Dispatch,
-    ModelState,
-    Policy,
-    Refuse,
-    Schedule,
-    Start,
-    Stop,
-)
+from noa_lab.server.router._actions import Action, Dispatch, Refuse, Start, Stop
+from noa_lab.server.router._model_state import ModelState
+from noa_lab.server.router._schedule import Policy, Schedule
 
 
 class World:
