@@ -41,6 +41,7 @@ what to do. The command line prints `BadInput` with exit code 2 and everything e
     │   ├── NotEnoughData             a question that the run's data cannot answer
     │   ├── RunBusy                   the run is being executed by another process
     │   └── RunUnfinished (TimeoutError)    the run is not over yet
+    │       └── BudgetSpent           it paused because its budget is used up
     └── AgentError
         └── DigestInvalid             the model's reply is no digest
 """
@@ -56,6 +57,7 @@ __all__ = [
     "AgentError",
     "ArchiveUnsafe",
     "BadInput",
+    "BudgetSpent",
     "BuildFailed",
     "Cancelled",
     "CannotShare",
@@ -294,6 +296,10 @@ class RunBusy(ExperimentError):
 
 class RunUnfinished(ExperimentError, TimeoutError):
     """The run is not over: the time to wait is up, or it is paused. `fields`: run_id, done, total."""
+
+
+class BudgetSpent(RunUnfinished):
+    """The run paused because it has used up its budget. `fields`: run_id, tokens or minutes."""
 
 
 class AgentError(NoaLabError):

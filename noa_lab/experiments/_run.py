@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import cached_property
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunBusy, RunUnfinished
-from noa_lab.experiments._run_findings import RunFindings
+from noa_lab.errors import BadInput, Cancelled, NoaLabError, RunUnfinished
+from noa_lab.experiments._run_record import RunRecord
 from noa_lab.experiments._run_table import cell_records, cells_frame, summary_html
 from noa_lab.experiments._run_wait import end_of, stored_error
 from noa_lab.experiments.execution._answers import check_scorers, score
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of, recorded, refuse_changes
-from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.experiments.execution._wish import EngineFor
 from noa_lab.experiments.grading import check_graders, is_graded, kept_grades
-from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
+from noa_lab.experiments.store._labels import Wish, ask
 from noa_lab.experiments.store._lease import release
 from noa_lab.experiments.store._store import Store
 
@@ -36,7 +33,7 @@ _CANCEL_SECONDS = 5.0
 _OVER = ("done", "failed", "cancelled")
 
 
-class Run(RunFindings):
+class Run(RunRecord):
     """One comparison, running or not. Any number of views of a run may exist; what they show comes from the store.
 
     `await run` waits like `result()`; cancelling the await, as an interrupt in a notebook does, cancels the run.
@@ -61,15 +58,11 @@ class Run(RunFindings):
         scorers: Sequence[Scorer] | None = None,
         identity_for: IdentityFor | None = None,
     ) -> None:
-        self.run_id = run_id
-        self._store, self._engine_for, self._identity_for = store, engine_for, identity_for
+        super().__init__(store, run_id)
+        self._engine_for, self._identity_for = engine_for, identity_for
         self._given = None if scorers is None else tuple(scorers)
         self._last: Runner | None = None
         self._listeners: list[Listener] = []
-        row = store.run(run_id)
-        self.name: str = row["name"]
-        self._grid_data: dict[str, Any] = row["grid"]
-        self._created: float = row["created"]
 
     def __repr__(self) -> str:
         now = self.progress()
@@ -77,59 +70,6 @@ class Run(RunFindings):
 
     def _repr_html_(self) -> str:
         return summary_html(self.name, self.progress(), self._store.means(self.run_id))
-
-    # What it is
-
-    @cached_property
-    def grid(self) -> Grid:
-        """What it runs."""
-        return Grid.from_dict(self._grid_data)
-
-    @property
-    def created(self) -> str:
-        """When it was made: ISO 8601, UTC."""
-        return datetime.fromtimestamp(self._created, UTC).isoformat(timespec="seconds")
-
-    @property
-    def prompts(self) -> list[str]:
-        """Names of its prompts, in the grid's order."""
-        return list(self.grid.prompts)
-
-    @property
-    def models(self) -> list[str]:
-        """References of its models."""
-        return list(self.grid.models)
-
-    @property
-    def scorers(self) -> list[str]:
-        """Names of the scorers whose scores it holds."""
-        return [str(spec["name"]) for spec in self.scorer_specs]
-
-    @property
-    def scorer_specs(self) -> list[dict[str, Any]]:
-        """The specifications of these scorers."""
-        return list(self._store.run(self.run_id)["scorers"])
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What its answers depend on beside the grid: noa_lab's version and, by model, what served it."""
-        return dict(self._store.run(self.run_id)["provenance"])
-
-    @property
-    def executor(self) -> str:
-        """The executor that was asked for; "auto" where the choice was left open. `plan` says which it became."""
-        return str(self._store.run(self.run_id)["executor"])
-
-    @property
-    def plan(self) -> list[Plan]:
-        """How the answers are asked for and what the prompts share, model by model, as far as that is known yet."""
-        kept = self.provenance
-        chosen: Mapping[str, Mapping[str, Any]] = kept.get("executors", {})
-        plans = kept.get("plans", {})
-        return [
-            Plan.from_dict(plans[model]) if model in plans else Plan(model, **chosen.get(model, {}))
-            for model in self.models
-        ]
 
     # How far it is
 
@@ -228,28 +168,28 @@ class Run(RunFindings):
     # What can be done with it
 
     def pause(self) -> None:
-        """Begin no further cell. Those in flight finish, then the engine is let go; `resume` goes on."""
-        runner = self._own_runner("paused")
-        if runner is not None:
-            runner.pause()
+        """Begin no further cell. Those in flight finish, then the engine is let go; `resume` goes on.
+
+        Another process that executes the run hears of it within a second.
+        """
+        self._ask("pause")
 
     def cancel(self) -> None:
-        """Cancel the requests in flight and stop; what is finished is kept, and `resume` goes on."""
-        runner = self._own_runner("cancelled")
-        if runner is not None:
-            runner.cancel()
+        """Cancel the requests in flight and stop; what is finished is kept, and `resume` goes on.
 
-    def _own_runner(self, verb: str) -> Runner | None:
+        Another process that executes the run hears of it within a second.
+        """
+        self._ask("cancel")
+
+    def _ask(self, wish: Wish) -> None:
         runner = live_runner(self._store, self.run_id)
-        pid = self._store.status(self.run_id)[1]
-        if runner is None and pid is not None:
-            raise RunBusy(
-                f"The run {self.run_id} is being executed by process {pid} and can only be {verb} there.",
-                fix="Do it in the notebook or terminal that started the run, or end that process.",
-                run_id=self.run_id,
-                pid=pid,
-            )
-        return runner
+        if runner is None:
+            if self._store.status(self.run_id)[1] is not None:
+                ask(self._store, self.run_id, wish)
+        elif wish == "pause":
+            runner.pause()
+        else:
+            runner.cancel()
 
     def resume(self) -> None:
         """Go on with the cells that are missing; failed ones are tried again. A finished run stays as it is.

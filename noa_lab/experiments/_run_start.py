@@ -12,6 +12,7 @@ from noa_lab._version import __version__
 from noa_lab.errors import BadInput, RunBusy, UnknownName
 from noa_lab.experiments._run import Run
 from noa_lab.experiments.execution._answers import check_scorers
+from noa_lab.experiments.execution._budget import Budget
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of
 from noa_lab.experiments.execution._runner import live_runner
 from noa_lab.experiments.execution._wish import EXECUTORS, EngineFor, Requested
@@ -38,6 +39,9 @@ class RunSummary:
         created: ISO 8601, UTC.
         models: References of its models.
         prompts: Names of its prompts.
+        executor: The executor that was asked for.
+        tags: Its labels.
+        note: What was put down about it.
     """
 
     run_id: str
@@ -49,10 +53,13 @@ class RunSummary:
     created: str
     models: tuple[str, ...]
     prompts: tuple[str, ...]
+    executor: str = "auto"
+    tags: tuple[str, ...] = ()
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self) | {"models": list(self.models), "prompts": list(self.prompts)}
+        return asdict(self) | {name: list(getattr(self, name)) for name in ("models", "prompts", "tags")}
 
 
 def start(
@@ -65,6 +72,7 @@ def start(
     name: str = "",
     identity_for: IdentityFor | None = None,
     executor: Requested = "auto",
+    budget: Budget | None = None,
 ) -> Run:
     """Run a grid, in the background.
 
@@ -83,6 +91,7 @@ def start(
         identity_for: From a model's reference to what is known of it without a server (`model_sha256`, `runtime`). It is kept with a
             new run, which only continues while it stays the same; without it a changed model is noticed when its engine is opened.
         executor: How the cells are asked for, see `ExecutorName`; "auto" takes what is fastest.
+        budget: What the run may use up; then it pauses.
 
     Returns:
         The run; it goes on after this returns.
@@ -107,8 +116,9 @@ def start(
     if identity_for is not None:
         provenance["identities"] = identities_of(grid.models, identity_for)
     ordered = execution_order(grid.cells(), rendered)
+    kept = None if budget is None else budget.as_dict()
     run_id, is_new = store.add_run(
-        grid, ordered, name=name, scorers=specs, provenance=provenance, executor=executor, fresh=fresh
+        grid, ordered, name=name, scorers=specs, provenance=provenance, executor=executor, fresh=fresh, budget=kept
     )
     run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for)
     if not is_new and store.run(run_id)["scorers"] != specs:
@@ -146,8 +156,14 @@ def open_run(
     return Run(store, run_id, engine_for=engine_for, scorers=scorers, identity_for=identity_for)
 
 
-def list_runs(store: Store) -> list[RunSummary]:
-    """All runs, newest first."""
+def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) -> list[RunSummary]:
+    """All runs, newest first.
+
+    Args:
+        store: Where they are.
+        tag: Only those with this label.
+        deleted: Those in the bin instead.
+    """
     return [
         RunSummary(
             run_id=row["run_id"],
@@ -159,6 +175,10 @@ def list_runs(store: Store) -> list[RunSummary]:
             created=datetime.fromtimestamp(row["created"], UTC).isoformat(timespec="seconds"),
             models=tuple(row["models"]),
             prompts=tuple(row["prompts"]),
+            executor=row["executor"],
+            tags=tuple(row["tags"]),
+            note=row["note"],
         )
-        for row in store.runs()
+        for row in store.runs(deleted=deleted)
+        if tag is None or tag in row["tags"]
     ]

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from noa_lab.errors import BudgetSpent
+from noa_lab.experiments.execution._budget import Allowance
 from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._tally import RunProgress, Tally
@@ -21,6 +23,7 @@ from noa_lab.experiments.execution._work import execute
 from noa_lab.experiments.grading import Grading
 from noa_lab.experiments.grid._cells import Rendered
 from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.store._labels import wish_of
 from noa_lab.experiments.store._store import Store
 from noa_lab.experiments.store._writer import Change, Writer, describe_error
 
@@ -32,6 +35,8 @@ __all__ = ["Listener", "Runner", "live_runner"]
 Listener = Callable[[RunProgress], None]
 
 _EXIT_SECONDS = 3.0
+_WISH_SECONDS = 1.0
+"""How often a run looks whether another process wants it to pause or to stop."""
 
 _log = logging.getLogger(__name__)
 _live: dict[tuple[str, str], Runner] = {}
@@ -86,11 +91,14 @@ class Runner:
         self._status, self._stop_as = "running", ""
         self._pause_seen = False
         self._error: BaseException | None = None
+        self._spent: BudgetSpent | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = threading.Event()
         self._writer = Writer(store, run_id, token, on_commit=self._committed, on_error=self._cannot_commit)
         row = store.run(run_id)
+        self._store = store
+        self._allowance = Allowance(run_id, row["budget"])
         self._job = Job(
             store,
             run_id,
@@ -98,7 +106,7 @@ class Runner:
             rendered,
             self.scorers,
             engine_for,
-            put=self._writer.put,
+            put=self._put,
             stopping=self._stopping,
             requested=row["executor"],
             reuse=row["reuse"],
@@ -234,13 +242,34 @@ class Runner:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
             if self._stop_as:
                 return
-        await execute(self._job)
-        if not self._grading.finished and not self._stopping():
-            await asyncio.to_thread(self._writer.flush)
-            await self._grading.run()
+        listening = asyncio.create_task(self._listen())
+        try:
+            await execute(self._job)
+            if not self._grading.finished and not self._stopping():
+                await asyncio.to_thread(self._writer.flush)
+                await self._grading.run()
+        finally:
+            listening.cancel()
+
+    async def _listen(self) -> None:
+        """Do what another process asks of the run."""
+        while True:
+            await asyncio.sleep(_WISH_SECONDS)
+            wish = wish_of(self._store, self.run_id)
+            if wish == "pause":
+                self.pause()
+            elif wish == "cancel":
+                self.cancel()
+
+    def _put(self, change: Change) -> None:
+        self._allowance.spend(change)
+        self._writer.put(change)
 
     def _stopping(self) -> bool:
+        spent = self._allowance.reason()
         with self._lock:
+            if spent is not None and self._status == "running":
+                self._status, self._spent = "pausing", spent
             # Once the work has seen the pause, parts of it have ended, and only another runner can go on.
             self._pause_seen = self._pause_seen or self._status == "pausing"
             return self._pause_seen
@@ -249,6 +278,8 @@ class Runner:
         try:
             self._writer.drain()
             state = self._final_state()
+            if state == "paused":
+                self._error = self._error or self._spent
             self._writer.close(state, None if self._error is None else describe_error(self._error))
         except BaseException as failure:
             # The lease stays behind and ends with this process; resume takes over then.

@@ -97,6 +97,7 @@ def acquire(connection: Connection, run_id: str, *, retry_failed: bool) -> str:
         .values(
             state="running",
             error=None,
+            wish=None,
             lease_token=token,
             lease_pid=os.getpid(),
             lease_started=_own_start(os.getpid()),
@@ -139,7 +140,7 @@ def release(connection: Connection, run_id: str, token: str, state: str, error: 
     """
     ours = (runs.c.run_id == run_id) & (runs.c.lease_token == token)
     values: dict[str, Any] = {"state": state, "error": None if error is None else dict(error)}
-    values |= dict.fromkeys(("lease_token", "lease_pid", "lease_started", "lease_host", "lease_beat"))
+    values |= dict.fromkeys(("lease_token", "lease_pid", "lease_started", "lease_host", "lease_beat", "wish"))
     if connection.execute(runs.update().where(ours).values(**values)).rowcount == 1:
         left = cells.update().where(cells.c.run_id == run_id, cells.c.status == "running")
         connection.execute(left.values(status="pending"))

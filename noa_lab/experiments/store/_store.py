@@ -14,31 +14,16 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from noa_lab.errors import BadInput, DiskFull, ExperimentError, NoaLabError, UnknownName
+from noa_lab.errors import UnknownName
 from noa_lab.experiments.execution._identity import changes, recorded
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.store._faults import network_filesystem, translated
 from noa_lab.experiments.store._lease import acquire, holder
-from noa_lab.experiments.store._schema import cells, connect, runs
+from noa_lab.experiments.store._schema import cells, connect, runs, tags
 
 __all__ = ["Store"]
 
-_NETWORK = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb",
-    "smb2",
-    "smb3",
-    "smbfs",
-    "afpfs",
-    "sshfs",
-    "fuse.sshfs",
-    "webdav",
-    "davfs",
-    "lustre",
-    "ceph",
-}
 _KEYS_AT_ONCE = 500
 _ANSWER = (
     *("answer", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"),
@@ -62,11 +47,11 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        filesystem = _network_filesystem(self.path)
+        filesystem = network_filesystem(self.path)
         if filesystem is not None:
             message = f"{self.path} is on a network file system ({filesystem}), where SQLite may lose data when two machines write."
             warnings.warn(f"{message} Set NOA_LAB_HOME to a local folder.", RuntimeWarning, stacklevel=2)
-        with _translated(self.path):
+        with translated(self.path):
             self._engine: Engine = connect(self.path)
 
     def __repr__(self) -> str:
@@ -92,13 +77,13 @@ class Store:
             DiskFull: When the disk is full.
             ExperimentError: When another process held the database for longer than 30 s, or it cannot be written to.
         """
-        with _translated(self.path), self._engine.execution_options(write=True).begin() as connection:
+        with translated(self.path), self._engine.execution_options(write=True).begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view of the database; it never waits for a writer."""
-        with _translated(self.path), self._engine.connect() as connection:
+        with translated(self.path), self._engine.connect() as connection:
             yield connection
 
     # Runs
@@ -113,6 +98,7 @@ class Store:
         provenance: Row,
         executor: str,
         fresh: bool,
+        budget: Row | None = None,
     ) -> tuple[str, bool]:
         """The newest run of this grid on the same models, or a new one with all its cells pending.
 
@@ -125,6 +111,7 @@ class Store:
                 models have changed since, and a new run is made.
             executor: How its cells are to be executed; a run of the same grid by another executor is another run.
             fresh: Make a new run in any case, and never take answers from others.
+            budget: What it may use up before it pauses; also of a run that is there already.
 
         Returns:
             The run's id, and whether it is new.
@@ -138,6 +125,7 @@ class Store:
                 found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).first()
                 now = provenance.get("identities", {})
                 if found is not None and not changes(recorded(found.provenance), now):
+                    connection.execute(runs.update().where(runs.c.run_id == found.run_id).values(budget=budget))
                     return str(found.run_id), False
             run_id = f"r-{secrets.token_hex(4)}"
             connection.execute(
@@ -155,6 +143,7 @@ class Store:
                     # Answers of other times say nothing about how long they take.
                     reuse=not fresh and executor != "latency",
                     executor=executor,
+                    budget=budget,
                 )
             )
             connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in enumerate(ordered)])
@@ -190,17 +179,24 @@ class Store:
         found = _with_status(dict(row))
         return found["status"], found["pid"]
 
-    def runs(self) -> list[dict[str, Any]]:
-        """All runs, newest first, without their grids, with `done`, `failed` and `total` cells added."""
+    def runs(self, *, deleted: bool = False) -> list[dict[str, Any]]:
+        """All runs, newest first, without their grids, with `done`, `failed` and `total` cells and `tags` added.
+
+        Args:
+            deleted: Those in the bin instead.
+        """
         left_out = {"grid", "scorers", "provenance"}
         count = sa.select(cells.c.run_id, cells.c.status, sa.func.count().label("n")).group_by(
             cells.c.run_id, cells.c.status
         )
         with self.read() as connection:
             columns = [column for column in runs.c if column.name not in left_out]
-            rows = (
-                connection.execute(sa.select(*columns).order_by(runs.c.created.desc(), runs.c.run_id)).mappings().all()
-            )
+            chosen = runs.c.deleted.is_not(None) if deleted else runs.c.deleted.is_(None)
+            query = sa.select(*columns).where(chosen).order_by(runs.c.created.desc(), runs.c.run_id)
+            rows = connection.execute(query).mappings().all()
+            labels: dict[str, list[str]] = {}
+            for run_id, tag in connection.execute(sa.select(tags.c.run_id, tags.c.tag).order_by(tags.c.tag)):
+                labels.setdefault(run_id, []).append(tag)
             counts: dict[str, dict[str, int]] = {}
             for run_id, status, number in connection.execute(count):
                 counts.setdefault(run_id, {})[status] = number
@@ -208,7 +204,7 @@ class Store:
         for row in rows:
             of_run = counts.get(row["run_id"], {})
             sums = {"done": of_run.get("done", 0), "failed": of_run.get("failed", 0), "total": sum(of_run.values())}
-            found.append(_with_status(dict(row)) | sums)
+            found.append(_with_status(dict(row)) | sums | {"tags": labels.get(row["run_id"], [])})
         return found
 
     def update_run(self, run_id: str, **values: Any) -> None:
@@ -279,7 +275,9 @@ class Store:
         """
         wanted = [cells.c[name] for name in _ANSWER]
         query = sa.select(cells.c.key, cells.c.run_id, cells.c.cached_from, *wanted).where(
-            cells.c.status == "done", cells.c.run_id != besides
+            cells.c.status == "done",
+            cells.c.run_id != besides,
+            cells.c.run_id.in_(sa.select(runs.c.run_id).where(runs.c.deleted.is_(None))),
         )
         found: dict[str, dict[str, Any]] = {}
         with self.read() as connection:
@@ -348,55 +346,3 @@ def _with_status(row: Row) -> dict[str, Any]:
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), _KEYS_AT_ONCE):
         yield values[start : start + _KEYS_AT_ONCE]
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Names what SQLite reports."""
-    try:
-        yield
-    except NoaLabError:
-        raise
-    except sa.exc.DBAPIError as error:
-        reason = str(error.orig)
-        fields = {"path": str(path), "reason": reason}
-        if "disk is full" in reason:
-            raise DiskFull(
-                f"The disk that holds {path} is full.", fix="Free some space, then resume the run.", **fields
-            ) from error
-        if "not a database" in reason or "malformed" in reason:
-            raise BadInput(
-                f"{path} is no readable database of runs: {reason}.",
-                fix="Move it away; a new one is made.",
-                field="path",
-                value=str(path),
-            ) from error
-        if "unable to open" in reason or "readonly" in reason:
-            raise ExperimentError(
-                f"{path} cannot be opened for writing: {reason}.",
-                fix="Check that its folder exists and belongs to you.",
-                **fields,
-            ) from error
-        if "locked" in reason:
-            raise ExperimentError(
-                f"{path} was held by another program for too long.",
-                fix="Try again; what was finished is kept.",
-                **fields,
-            ) from error
-        raise
-
-
-def _network_filesystem(path: Path) -> str | None:
-    """Name of the network file system that `path` is on, or None."""
-    import psutil
-
-    folder = path.absolute().parent
-    best, kind = -1, ""
-    try:
-        for part in psutil.disk_partitions(all=True):
-            mount = Path(part.mountpoint)
-            if folder.is_relative_to(mount) and len(mount.parts) > best:
-                best, kind = len(mount.parts), part.fstype.lower()
-    except OSError:
-        return None  # no table of mounts here: nothing can be said
-    return kind if kind in _NETWORK else None
