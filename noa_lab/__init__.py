@@ -21,7 +21,17 @@ from noa_lab._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from noa_lab.agents import DigestAgent, RepositoryDigest, parse_digest
-    from noa_lab.experiments import Grid, Run, load_comparison, plan_inputs, score, verdict, verdicts
+    from noa_lab.experiments import (
+        Budget,
+        Grid,
+        Run,
+        load_comparison,
+        load_prompts,
+        plan_inputs,
+        score,
+        verdict,
+        verdicts,
+    )
     from noa_lab.experiments import Prompt as Prompt
     from noa_lab.inference import (
         AsyncLlamaClient,
@@ -51,10 +61,14 @@ if TYPE_CHECKING:
 _VERBS = (
     *("check", "compare", "install", "open_run", "plan_install", "rollback", "route", "runs", "runtimes"),
     *("serve", "server_config", "servers", "stop", "tune"),
+    *("delete_run", "estimate", "export_run", "import_run", "restore_run"),
 )
 _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
-    "experiments": ("Grid", "Prompt", "Run", "load_comparison", "plan_inputs", "score", "verdict", "verdicts"),
+    "experiments": (
+        *("Budget", "Grid", "Prompt", "Run", "load_comparison", "load_prompts", "plan_inputs", "score"),
+        *("verdict", "verdicts"),
+    ),
     "inference": (
         *(
             "AsyncLlamaClient",
@@ -83,6 +97,7 @@ _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "AsyncLlamaClient",
+    "Budget",
     "CassetteEngine",
     "ChatMessage",
     "ComparePanel",
@@ -112,13 +127,19 @@ __all__ = [
     "check",
     "check_determinism",
     "compare",
+    "delete_run",
+    "estimate",
+    "export_run",
+    "import_run",
     "install",
     "load_comparison",
+    "load_prompts",
     "models",
     "open_run",
     "parse_digest",
     "plan_inputs",
     "plan_install",
+    "restore_run",
     "rollback",
     "route",
     "runs",

@@ -26,7 +26,8 @@ MODULES = {
     "_config": ("config",),
     "_generate": ("generate",),
     "_chat": ("chat",),
-    "_compare": ("compare", "runs"),
+    "_compare": ("compare",),
+    "_runs": ("runs",),
     "_digest": ("digest",),
 }
 """The modules that have the commands (their COMMANDS), and which of them each is known to have: no other one is loaded for those."""

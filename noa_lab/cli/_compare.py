@@ -1,15 +1,16 @@
-"""`noa-lab compare` and `noa-lab runs`."""
+"""`noa-lab compare`."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json, print_table, say
+from noa_lab.cli._run_output import show_run
+from noa_lab.cli._terminal import TerminalReport, print_json, say
 from noa_lab.errors import BadInput, RunBusy, UnknownName
 from noa_lab.events import Progress
 from noa_lab.workbench import Lab
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
     from noa_lab.experiments import Grid, Run
 
 POLL_SECONDS = 0.2
-ANSWER_WIDTH = 36
-NAME_WIDTH = 24
 NEWEST = "newest"
-SHARES = ("cached_share", "share_ms")
-"""Columns that say how the machine was shared, not how the prompts differ; the report explains them."""
+EXECUTORS = ("auto", "plain", "lanes", "tree", "strict", "latency")
+"""As `noa_lab.experiments` has them; importing that would cost every command its time."""
 
 
 @click.command()
@@ -35,9 +34,24 @@ SHARES = ("cached_share", "share_ms")
     "--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1 (default: the file's)."
 )
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
+@click.option(
+    "--executor", type=click.Choice(EXECUTORS), help="How answers are asked for (default: the file's, else auto)."
+)
+@click.option("--minutes", type=float, help="Pause after so many minutes.")
+@click.option("--tokens", type=int, help="Pause after so many tokens.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Say what it will take, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
 def compare(
-    file: Path, resume: str | None, fresh: bool, margin: float | None, html: Path | None, as_json: bool
+    file: Path,
+    resume: str | None,
+    fresh: bool,
+    margin: float | None,
+    html: Path | None,
+    executor: str | None,
+    minutes: float | None,
+    tokens: int | None,
+    only_estimate: bool,
+    as_json: bool,
 ) -> None:
     """Run the comparison in FILE, print the answers and the verdict; the same file again continues its newest run."""
     from noa_lab import experiments
@@ -46,17 +60,26 @@ def compare(
         raise BadInput("--resume and --fresh exclude each other.", fix="Choose one.", field="--fresh", value=True)
     lab = Lab()
     comparison = experiments.load_comparison(file)
+    expected = lab.estimate(comparison.grid)
+    if only_estimate:
+        print_json({"estimate": expected.as_dict()}) if as_json else say(str(expected))
+        return
+    budget = experiments.Budget(minutes, tokens) if minutes or tokens else comparison.budget
+    how = cast("experiments.Requested", executor) if executor else comparison.executor
     try:
         if resume is not None:
             run = _resumed(lab, comparison.grid, file, resume)
         else:
-            run = lab.compare(comparison.grid, comparison.scorers, fresh=fresh, name=comparison.name)
+            click.echo(f"· {expected}", err=True)
+            run = lab.compare(
+                comparison.grid, comparison.scorers, fresh=fresh, name=comparison.name, executor=how, budget=budget
+            )
     except RunBusy as error:
         run_id = error.fields.get("run_id")
         fix = f"Look at it with `noa-lab runs show {run_id}`, or start another with --fresh."
         raise RunBusy(error.message, fix=fix, **error.fields) from None
     _follow(run, file)
-    _show(run, comparison.margin if margin is None else margin, html, as_json=as_json)
+    show_run(run, comparison.margin if margin is None else margin, html, as_json=as_json)
     if run.progress().failed or run.status != "done":
         sys.exit(1)
 
@@ -112,95 +135,4 @@ def _follow(run: Run, file: Path) -> None:
     run.result()
 
 
-def _show(run: Run, margin: float, html: Path | None, *, as_json: bool) -> None:
-    """Print a run, and write its report if asked to."""
-    verdicts = run.verdicts(margin=margin)
-    report = run.report(html, margin=margin).resolve() if html is not None else None
-    if as_json:
-        print_json({**run.as_dict(), "verdicts": verdicts.as_dicts(), "report": str(report) if report else None})
-        return
-    _print_answers(run)
-    _print_means(run)
-    for verdict in verdicts:
-        say(f"Verdict: {verdict.sentence}")
-    if any(verdict.comparisons > 1 for verdict in verdicts):
-        say("The intervals of a scorer hold all at once: they are wider than that of a single comparison.")
-    say(f"Run: {run.run_id}")
-    if report is not None:
-        say(f"Report: {report}")
-
-
-def _print_answers(run: Run) -> None:
-    cells = run.cells()
-    by_input: dict[str, dict[str, Any]] = {item.id: {} for item in run.grid.inputs}
-    for row in cells[cells["repeat"] == 0].to_dict("records"):
-        by_input[str(row["input_id"])][str(row["prompt"])] = row
-    rows = []
-    for input_id, by_prompt in by_input.items():
-        line = [_short(input_id, NAME_WIDTH)]
-        for prompt in run.prompts:
-            row = by_prompt.get(prompt, {})
-            marks = "/".join(_number(row.get(f"score.{name}")) for name in run.scorers)
-            line += [_short(str(row.get("answer") or row.get("error") or ""), ANSWER_WIDTH), marks]
-        rows.append(line)
-    heads = [head for prompt in run.prompts for head in (_short(prompt, NAME_WIDTH), "/".join(run.scorers))]
-    print_table(
-        f"{run.name or run.run_id}: {len(run.prompts)} prompts x {len(by_input)} inputs", ("input", *heads), rows
-    )
-
-
-def _print_means(run: Run) -> None:
-    """One row for each prompt; counts that are zero for all of them are left out."""
-    from noa_lab.experiments import summary_table
-
-    summary = summary_table(run.cells())
-    empty = [name for name in ("failed", "pending", "cached") if name in summary and not summary[name].any()]
-    summary = summary.drop(columns=[*empty, *(name for name in SHARES if name in summary)])
-    rows = [[_short(_number(value), NAME_WIDTH) for value in row] for row in summary.itertuples(index=False)]
-    print_table("Means", [str(column).removeprefix("score.") for column in summary.columns], rows)
-
-
-def _short(text: str, width: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"
-    return "" if value is None else str(value)
-
-
-@click.group()
-def runs() -> None:
-    """The runs that are kept."""
-
-
-@runs.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_runs(as_json: bool) -> None:
-    """All runs, newest first."""
-    found = Lab().runs()
-    if as_json:
-        print_json({"runs": [summary.as_dict() for summary in found]})
-        return
-    rows = [
-        (s.run_id, s.name, s.status, f"{s.done}/{s.total}", s.created, ", ".join(s.models), ", ".join(s.prompts))
-        for s in found
-    ]
-    print_table("", ("run", "name", "status", "cells", "created", "models", "prompts"), rows)
-
-
-@runs.command()
-@click.argument("run_id")
-@click.option("--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1.")
-@click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
-def show(run_id: str, margin: float | None, html: Path | None, as_json: bool) -> None:
-    """The answers and verdicts of a run."""
-    from noa_lab.experiments import DEFAULT_MARGIN
-
-    _show(Lab().open_run(run_id), DEFAULT_MARGIN if margin is None else margin, html, as_json=as_json)
-
-
-COMMANDS: tuple[click.Command, ...] = (compare, runs)
+COMMANDS: tuple[click.Command, ...] = (compare,)

@@ -5,8 +5,10 @@
 
 from noa_lab.experiments import score
 from noa_lab.experiments._comparison_file import Comparison, load_comparison
+from noa_lab.experiments._estimate import Estimate, estimate
 from noa_lab.experiments._run import Run
 from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
+from noa_lab.experiments.execution._budget import Budget
 from noa_lab.experiments.execution._identity import IdentityFor
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._tally import RunProgress
@@ -15,6 +17,7 @@ from noa_lab.experiments.grading import grader_models
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.grid._inputs import Input, load_inputs
+from noa_lab.experiments.grid._prompt_files import load_prompts
 from noa_lab.experiments.grid._prompts import Prompt
 from noa_lab.experiments.grid._templates import Template
 from noa_lab.experiments.report import (
@@ -37,14 +40,18 @@ from noa_lab.experiments.statistics import (
     verdict,
     verdicts,
 )
+from noa_lab.experiments.store._archive import export_run, import_run
+from noa_lab.experiments.store._labels import delete, purge, restore
 from noa_lab.experiments.store._store import Store
 
 __all__ = [
     "DEFAULT_MARGIN",
+    "Budget",
     "Cell",
     "Comparison",
     "EngineFor",
     "EngineWish",
+    "Estimate",
     "Grid",
     "IdentityFor",
     "Input",
@@ -61,13 +68,20 @@ __all__ = [
     "Template",
     "Verdict",
     "Verdicts",
+    "delete",
+    "estimate",
+    "export_run",
     "grader_models",
+    "import_run",
     "list_runs",
     "load_comparison",
     "load_inputs",
+    "load_prompts",
     "open_run",
     "plan_from",
     "plan_inputs",
+    "purge",
+    "restore",
     "score",
     "scorer_from_spec",
     "start",

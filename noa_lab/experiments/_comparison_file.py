@@ -10,10 +10,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from noa_lab.config import StrictModel, YamlDocument, load_yaml, validate_yaml
-from noa_lab.errors import BadInput, TemplateInvalid
+from noa_lab.errors import BadInput, TemplateInvalid, UnknownName
 from noa_lab.experiments.execution._answers import check_scorers
+from noa_lab.experiments.execution._budget import Budget
+from noa_lab.experiments.execution._wish import Requested
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.grid._inputs import Input, load_inputs
+from noa_lab.experiments.grid._prompt_files import load_prompts
 from noa_lab.experiments.grid._prompts import Prompt
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
@@ -34,12 +37,16 @@ class Comparison:
         grid: What to run; `grid.models` is empty where the file names none.
         scorers: How answers are scored.
         margin: The smallest difference that matters, for `Run.verdict` and `Run.report`.
+        executor: How cells are asked for, see `start`.
+        budget: What the run may use up; None for no limit.
     """
 
     name: str
     grid: Grid
     scorers: tuple[Scorer, ...]
     margin: float = DEFAULT_MARGIN
+    executor: Requested = "auto"
+    budget: Budget | None = None
 
 
 class _File(StrictModel):
@@ -48,12 +55,16 @@ class _File(StrictModel):
     kind_name: ClassVar[str] = "The comparison file"
 
     name: str = Field(min_length=1)
-    prompts: dict[str, Any] = Field(min_length=1)
+    prompts: Any
     inputs: Any
     models: tuple[str, ...] = ()
     sampling: tuple[InferenceConfig, ...] = ()
     repeats: int = 1
     seed: int = 1
+    exclude: tuple[dict[str, Any], ...] = ()
+    sample: int | None = None
+    executor: Requested = "auto"
+    budget: dict[str, Any] | None = None
     scorers: tuple[dict[str, Any], ...] = ()
     margin: float = Field(default=DEFAULT_MARGIN, gt=0)
 
@@ -61,8 +72,9 @@ class _File(StrictModel):
 def load_comparison(path: Path | str) -> Comparison:
     """Read a comparison file.
 
-    Its keys are `name`, `prompts` and `inputs` (needed), `models`, `sampling`, `repeats`, `seed`, `scorers` and `margin`. Inputs are a
-    list, or the path of a CSV, JSONL or Parquet file, from the comparison file's folder.
+    Its keys are `name`, `prompts` and `inputs` (needed), `models`, `sampling`, `repeats`, `seed`, `exclude`, `sample`, `executor`,
+    `budget`, `scorers` and `margin`. Prompts are a mapping by name, or the path of a file or folder (see `load_prompts`); inputs are a
+    list, or the path of a CSV, JSONL or Parquet file. Paths start from the comparison file's folder.
 
     Args:
         path: The YAML file.
@@ -74,20 +86,42 @@ def load_comparison(path: Path | str) -> Comparison:
     file = Path(path)
     document = load_yaml(file)
     read = validate_yaml(_File, document)
-    prompts = {
-        name: _located(document, ("prompts", name), Prompt.of, value, name) for name, value in read.prompts.items()
-    }
+    prompts = _prompts(document, read.prompts)
+    budget = None if read.budget is None else _located(document, ("budget",), _budget, read.budget)
     inputs = _inputs(document, read.inputs)
     scorers = tuple(
         _located(document, ("scorers", number), scorer_from_spec, spec) for number, spec in enumerate(read.scorers)
     )
 
     def make() -> Grid:
-        return Grid(prompts, inputs, read.models, read.sampling or None, read.repeats, read.seed)
+        grid = (prompts, inputs, read.models, read.sampling or None, read.repeats, read.seed)
+        return Grid(*grid, exclude=read.exclude, sample=read.sample)
 
     grid = _located(document, (), make)
     _check(document, grid, scorers)
-    return Comparison(read.name, grid, scorers, read.margin)
+    return Comparison(read.name, grid, scorers, read.margin, read.executor, budget)
+
+
+def _prompts(document: YamlDocument, given: Any) -> dict[str, Prompt]:
+    if isinstance(given, str):
+        path = document.file.absolute().parent / given
+        found: dict[str, Prompt] = _located(document, ("prompts",), load_prompts, path)
+        return found
+    if not isinstance(given, Mapping) or not given:
+        raise document.invalid(
+            "prompts holds no prompts by name.",
+            fix='Write `plain: "Summarise: {{ text }}"` below it, or the path of a file or folder.',
+            at=("prompts",),
+            value=given,
+        )
+    return {str(name): _located(document, ("prompts", name), Prompt.of, value, name) for name, value in given.items()}
+
+
+def _budget(given: Mapping[str, Any]) -> Budget:
+    for name in given:
+        if name not in {"minutes", "tokens"}:
+            raise UnknownName.among("limit", str(name), ("minutes", "tokens"), where="the budget")
+    return Budget(**given)
 
 
 def _inputs(document: YamlDocument, given: Any) -> tuple[Input, ...]:

@@ -339,7 +339,7 @@ class Run(RunRecord):
         row = self._store.run(self.run_id)
         if row["status"] == "cancelled":
             raise Cancelled(f"The run {self.run_id} was cancelled.", fix="run.resume() goes on where it stopped.")
-        if row["status"] not in _OVER:
+        if row["status"] not in _OVER and row["error"] is None:
             raise self._unfinished(f"is {row['status']}", "run.resume() goes on.")
         if row["error"] is not None:
             own = self._last.error if self._last is not None else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,20 +13,18 @@ from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
 from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
 from noa_lab.workbench import _check
-from noa_lab.workbench._served_models import get_model, resolve_model
-from noa_lab.workbench._wishes import server_wish
+from noa_lab.workbench._comparisons import Comparisons
+from noa_lab.workbench._served_models import get_model
 
 if TYPE_CHECKING:
-    from noa_lab.experiments import EngineWish, Grid, Requested, Run, RunSummary, Scorer, Store
-    from noa_lab.inference import InferenceConfig, InferenceEngine
-    from noa_lab.models import ModelFile, Models
+    from noa_lab.models import Models
     from noa_lab.server import CheckResult, Router, Server, ServerStatus, Tuned
     from noa_lab.server.config import ServerConfig
 
 __all__ = ["Lab", "default_lab"]
 
 
-class Lab:
+class Lab(Comparisons):
     """A workbench over one home folder. Making one costs nothing; the verbs do the work.
 
     Args:
@@ -35,10 +32,8 @@ class Lab:
     """
 
     def __init__(self, home: Home | None = None) -> None:
+        super().__init__()
         self._home = home
-        self._store: Store | None = None
-        self.on_run: Callable[[Run], object] | None = None
-        """Called with each run that `compare` starts; in a notebook it shows the live view."""
 
     def __repr__(self) -> str:
         return f"<Lab at {self.home.root}>"
@@ -348,112 +343,6 @@ class Lab:
         from noa_lab import server
 
         server.stop(self.home, name)
-
-    @property
-    def store(self) -> Store:
-        """Where the runs are kept."""
-        from noa_lab.experiments import Store
-
-        path = self.home.runs_db
-        if self._store is None or self._store.path != path:
-            self._store = Store(path)
-        return self._store
-
-    def compare(
-        self,
-        grid: Grid,
-        scorers: Sequence[Scorer] = (),
-        *,
-        fresh: bool = False,
-        name: str = "",
-        executor: Requested = "auto",
-    ) -> Run:
-        """Run prompts x inputs x models x sampling x repeats and keep every answer.
-
-        Returns at once; in a notebook a live view appears. The same grid again continues its newest run. What a sampling leaves open
-        is as the nearest server.yaml's `inference` says, else as `InferenceConfig` does.
-
-        Args:
-            grid: What to run; without models, the default model.
-            scorers: How answers are scored, from `noa_lab.score`.
-            fresh: Start another run, reusing no answer.
-            name: What to call the run.
-            executor: How the cells are asked for. "auto" takes what is fastest; "plain" is one request a cell; "lanes" and "tree"
-                evaluate once what prompts share; "strict" reuses nothing, one request at a time; "latency" does so with the prompts
-                taking turns, and is the only one whose times can be compared.
-
-        Raises:
-            TemplateInvalid: When a template uses a variable that an input lacks.
-            UnknownModel: When the grid names a model that does not exist.
-            ConfigInvalid: When the nearest server.yaml is wrong.
-            RuntimeMissing: When llama.cpp is not installed.
-        """
-        from noa_lab import experiments
-
-        config = self.server_config()
-        grid = grid.with_default_model(self.models.default)
-        grid = grid.replace(sampling=[_complete(one.over(config.inference)) for one in grid.sampling])
-        for ref in (*grid.models, *experiments.grader_models(scorers)):
-            resolve_model(config, ref, self.models)
-        runtime.current(self.home)
-        run = experiments.start(
-            grid,
-            tuple(scorers),
-            store=self.store,
-            engine_for=self.engine_for,
-            identity_for=self._identity,
-            fresh=fresh,
-            name=name,
-            executor=executor,
-        )
-        if self.on_run is not None:
-            self.on_run(run)
-        return run
-
-    @contextmanager
-    def engine_for(self, ref: str, wish: EngineWish | None = None) -> Iterator[InferenceEngine]:
-        """An engine for this model on a server that is held for as long as the block runs.
-
-        Args:
-            ref: The model, as for `serve`.
-            wish: What a comparison wants it for; None: the server that everybody shares.
-        """
-        settings: dict[str, Any] = {}
-        options: dict[str, Any] = {}
-        if wish is not None:
-            settings, options = server_wish(wish, get_model(self.server_config(), ref, self.models).metadata)
-        with self.serve(ref, **settings) as server, server.engine(**options) as engine:
-            yield engine
-
-    def runs(self) -> list[RunSummary]:
-        """All runs, newest first."""
-        from noa_lab import experiments
-
-        return experiments.list_runs(self.store)
-
-    def open_run(self, run_id: str) -> Run:
-        """A run by its id; it can be read, continued and reported on.
-
-        Raises:
-            UnknownName: When there is no such run.
-        """
-        from noa_lab import experiments
-
-        return experiments.open_run(self.store, run_id, engine_for=self.engine_for, identity_for=self._identity)
-
-    def _identity(self, ref: str) -> dict[str, Any]:
-        """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""
-        reference = resolve_model(self.server_config(), ref, self.models)
-        found: ModelFile | None = (
-            self.models.get(reference) if Path(reference).is_file() else self.models.find(reference)
-        )
-        known: dict[str, Any] = {"runtime": runtime.current(self.home).id}
-        return known | ({"model_sha256": found.sha256} if found is not None and found.sha256 else {})
-
-
-def _complete(config: InferenceConfig) -> InferenceConfig:
-    """The same with every field said: what a run has recorded holds whatever server.yaml says later."""
-    return type(config)(**config.model_dump())
 
 
 @lru_cache(maxsize=1)

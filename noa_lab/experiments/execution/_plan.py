@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from noa_lab.inference.batch import SHORTEST, BatchFacts, BatchQuestion, Prefixes, packed
@@ -44,6 +45,7 @@ class Plan:
         trunks: The beginnings that are shared by most, longest first.
         evaluated: Prompt tokens that have been evaluated, by the engine's own count.
         generated: Tokens generated.
+        seconds: How long that took.
     """
 
     model: str
@@ -58,12 +60,19 @@ class Plan:
     trunks: tuple[TrunkFacts, ...] = ()
     evaluated: int = 0
     generated: int = 0
+    seconds: float = 0.0
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan of which `as_dict` gave `data`."""
         trunks = tuple(TrunkFacts(**trunk) for trunk in data.get("trunks", ()))
         return cls(**{**data, "trunks": trunks})
+
+    def after(self, before: Plan) -> Plan:
+        """This plan, of a part of the run, together with the one of the part before: a run that was paused has several."""
+        whole = self if self.answers >= before.answers else before
+        sums = {name: getattr(self, name) + getattr(before, name) for name in ("evaluated", "generated", "seconds")}
+        return replace(whole, **sums)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -103,6 +112,7 @@ class PlanBook:
     model: str
     executor: str
     why: str = ""
+    started: float = field(default_factory=time.monotonic)
     prompts: int = 0
     answers: int = 0
     prompt_tokens: int = 0
@@ -138,4 +148,5 @@ class PlanBook:
             trunks=tuple(self.trunks),
             evaluated=batch.evaluated,
             generated=batch.generated,
+            seconds=time.monotonic() - self.started,
         )

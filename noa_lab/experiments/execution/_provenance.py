@@ -61,7 +61,9 @@ class Provenance:
         self._store.update_run(self._run_id, provenance=provenance)
 
     def note_plan(self, model: str, plan: Plan) -> None:
-        """Note how far the plan of a model has come."""
+        """Note how far the plan of a model has come, after what came before."""
         provenance = self._read()
-        plans = {**provenance.get("plans", {}), model: plan.as_dict()}
+        plans = dict(provenance.get("plans", {}))
+        whole = plan.after(Plan.from_dict(plans[model])) if model in plans else plan
+        plans[model] = whole.as_dict()
         self._store.update_run(self._run_id, provenance={**provenance, "plans": plans})

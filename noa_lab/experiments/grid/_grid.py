@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._cells import Cell, derive_seed
 from noa_lab.experiments.grid._inputs import Input, load_inputs
 from noa_lab.experiments.grid._prompts import Prompt, content_hash, render_for
+from noa_lab.experiments.grid._selection import Exclusions, draw_inputs
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 __all__ = ["Grid"]
@@ -28,6 +30,10 @@ class Grid:
         sampling: `InferenceConfig`s or mappings of their fields; None is one with the defaults.
         repeats: How often each cell is sampled; greedy cells (temperature 0) run once whatever this says.
         seed: From which the cells' seeds are derived.
+        exclude: What is left out: mappings of prompt, model, input (its id), tag, or sampling (its number) to a value or a list of values;
+            a cell that has one of the values for each key of a mapping is left out.
+        sample: Take so many inputs, drawn by the seed and their contents: the same ones each time, and mostly the same ones when others
+            are added. All prompts get the same inputs. None takes all.
 
     Attributes:
         prompts: `Prompt` by name, in the order given.
@@ -36,6 +42,8 @@ class Grid:
         sampling: The samplings.
         repeats: As given.
         seed: As given.
+        exclude: What is left out.
+        drawn_from: How many inputs there were before the sample was drawn; None where none was.
 
     Raises:
         BadInput: Naming the field, its value and what to do.
@@ -50,6 +58,8 @@ class Grid:
         sampling: Iterable[InferenceConfig | Mapping[str, Any]] | InferenceConfig | Mapping[str, Any] | None = None,
         repeats: int = 1,
         seed: int = 1,
+        exclude: Iterable[Mapping[str, Any]] = (),
+        sample: int | None = None,
     ) -> None:
         self.prompts: Mapping[str, Prompt] = _prompts(prompts)
         self.inputs: tuple[Input, ...] = load_inputs(inputs)
@@ -57,23 +67,43 @@ class Grid:
         self.sampling: tuple[InferenceConfig, ...] = _samplings(sampling)
         self.repeats = _whole("repeats", repeats, 1, _MAX_REPEATS)
         self.seed = _whole("seed", seed, 0, 2**63 - 1)
+        self.drawn_from: int | None = None
+        if sample is not None and _whole("sample", sample, 1, 2**31) < len(self.inputs):
+            self.drawn_from, self.inputs = len(self.inputs), draw_inputs(self.inputs, sample, self.seed)
+        self.exclude = Exclusions(
+            exclude, prompts=self.prompts, inputs=self.inputs, models=self.models, samplings=len(self.sampling)
+        )
+        if not self.exclude.leaves_some(self):
+            raise BadInput(
+                "Everything in the grid is excluded.",
+                fix="Exclude less.",
+                field="exclude",
+                value=self.exclude.as_list(),
+            )
         if len(self) > _MAX_CELLS:
             raise BadInput(
                 f"The grid has {len(self):,} cells, more than {_MAX_CELLS:,}.",
-                fix="Use fewer inputs or repeats.",
+                fix="Use fewer inputs or repeats, or draw some inputs with sample=.",
                 field="grid",
                 value=len(self),
             )
 
     def __len__(self) -> int:
         """Number of cells; a grid without models is counted with one."""
-        repeats = sum(1 if config.greedy else self.repeats for config in self.sampling)
-        return len(self.prompts) * len(self.inputs) * max(1, len(self.models)) * repeats
+        repeats = [1 if config.greedy else self.repeats for config in self.sampling]
+        if not self.exclude:
+            return len(self.prompts) * len(self.inputs) * max(1, len(self.models)) * sum(repeats)
+        models = self.models or ("",)
+        places = itertools.product(models, self.prompts, self.inputs, range(len(self.sampling)))
+        return sum(repeats[place[3]] for place in places if not self.exclude.has(*place))
 
     def __repr__(self) -> str:
         parts = [f"{len(self.prompts)} prompts", f"{len(self.inputs)} inputs", f"{max(1, len(self.models))} models"]
         parts += [f"{len(self.sampling)} samplings", f"{self.repeats} repeats"]
-        note = " (greedy cells run once)" if self.repeats > 1 and any(c.greedy for c in self.sampling) else ""
+        notes = ["greedy cells run once"] if self.repeats > 1 and any(c.greedy for c in self.sampling) else []
+        notes += [f"inputs drawn from {self.drawn_from:,}"] if self.drawn_from else []
+        notes += ["some left out"] if self.exclude else []
+        note = f" ({', '.join(notes)})" if notes else ""
         return f"<Grid {' x '.join(parts)} = {len(self):,} cells{note}>"
 
     def __eq__(self, other: object) -> bool:
@@ -88,6 +118,8 @@ class Grid:
             for prompt in self.prompts:
                 for found in self.inputs:
                     for index, config in enumerate(self.sampling):
+                        if self.exclude and self.exclude.has(model, prompt, found, index):
+                            continue
                         for repeat in range(1 if config.greedy else self.repeats):
                             seed = derive_seed(self.seed, found.seed_key, config, repeat)
                             yield Cell.make(prompt, found.id, model, index, repeat, seed)
@@ -113,7 +145,7 @@ class Grid:
     @property
     def hash(self) -> str:
         """sha256 (hex) of everything in the grid: the same for the same question, however it was written."""
-        return content_hash(self.as_dict())
+        return content_hash({name: value for name, value in self.as_dict().items() if name != "parents"})
 
     def with_default_model(self, name: str) -> Grid:
         """This grid, or, where it names no models, the same with this one."""
@@ -126,7 +158,11 @@ class Grid:
             BadInput: As the constructor does.
         """
         now = {name: getattr(self, name) for name in ("prompts", "inputs", "models", "sampling", "repeats", "seed")}
-        return Grid(**{**now, **changes})
+        now["exclude"] = self.exclude.as_list()
+        made = Grid(**{**now, **changes})
+        if "inputs" not in changes and made.drawn_from is None:
+            made.drawn_from = self.drawn_from
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the store; `from_dict` makes the same grid of it."""
@@ -137,18 +173,25 @@ class Grid:
             "sampling": [config.model_dump(mode="json") for config in self.sampling],
             "repeats": self.repeats,
             "seed": self.seed,
+            **({"exclude": self.exclude.as_list()} if self.exclude else {}),
+            **({"parents": parents} if (parents := self._parents()) else {}),
         }
+
+    def _parents(self) -> dict[str, str]:
+        return {name: prompt.parent for name, prompt in self.prompts.items() if prompt.parent is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Grid:
         """The grid of which `as_dict` gave `data`."""
+        parents = data.get("parents", {})
         return cls(
-            prompts={name: Prompt(messages=turns) for name, turns in data["prompts"]},
+            prompts={name: Prompt(messages=turns, parent=parents.get(name)) for name, turns in data["prompts"]},
             inputs=[Input.from_dict(found) for found in data["inputs"]],
             models=data["models"],
             sampling=data["sampling"],
             repeats=data["repeats"],
             seed=data["seed"],
+            exclude=data.get("exclude", ()),
         )
 
 

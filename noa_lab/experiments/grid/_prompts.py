@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +53,7 @@ class Prompt:
         user: One user message.
         messages: A whole conversation instead of `user`, for example with worked examples: `ChatMessage`s or mappings with
             `role` and `content`.
+        parent: Hash of the prompt that this one was made from, see `edit`; no part of what makes two prompts the same.
 
     Raises:
         BadInput: When there is neither `user` nor `messages`, or both.
@@ -60,6 +63,7 @@ class Prompt:
     system: str | None = None
     user: str | None = None
     messages: Sequence[ChatMessage | Mapping[str, Any]] = ()
+    parent: str | None = field(default=None, compare=False)
     _templates: tuple[tuple[MessageRole, Template], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +138,44 @@ class Prompt:
                     nearest=near,
                 )
         return cls(**value)
+
+    def edit(self, **changes: Any) -> Prompt:
+        """A prompt made from this one, which is its parent.
+
+        Args:
+            changes: Other values of `system`, `user` or `messages`.
+
+        Raises:
+            BadInput: As the constructor does, and for other names.
+        """
+        for name, value in changes.items():
+            if name not in {"system", "user", "messages"}:
+                raise BadInput(
+                    f"A prompt has no {name!r} to be edited.",
+                    fix="Change system, user or messages.",
+                    field=name,
+                    value=value,
+                )
+        now: dict[str, Any] = {"system": self.system, "user": self.user, "messages": self.messages}
+        if changes.get("user") is not None:
+            now["messages"] = ()
+        if changes.get("messages"):
+            now["user"] = None
+        return Prompt(**{**now, **changes}, parent=self.hash)
+
+    def with_parent(self, parent: str | None) -> Prompt:
+        """The same prompt, made from another one."""
+        return dataclasses.replace(self, parent=parent)
+
+    def diff(self, other: Prompt) -> str:
+        """What has changed from another prompt to this one, line by line, in the unified format; empty where nothing has."""
+        before, after = (
+            [f"# {turn['role']}\n{turn['content']}\n" for turn in prompt.turns()] for prompt in (other, self)
+        )
+        lines = difflib.unified_diff(
+            "\n".join(before).splitlines(), "\n".join(after).splitlines(), other.hash[:8], self.hash[:8], lineterm=""
+        )
+        return "\n".join(lines)
 
     def turns(self) -> list[dict[str, str]]:
         """The unfilled conversation as plain data: role and content of each turn."""

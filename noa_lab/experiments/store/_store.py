@@ -207,6 +207,12 @@ class Store:
             found.append(_with_status(dict(row)) | sums | {"tags": labels.get(row["run_id"], [])})
         return found
 
+    def provenances(self, most: int) -> list[dict[str, Any]]:
+        """What the answers of the newest runs depend on beside their grids, the newest first."""
+        query = sa.select(runs.c.provenance).order_by(runs.c.created.desc(), runs.c.run_id).limit(most)
+        with self.read() as connection:
+            return [dict(found) for found in connection.execute(query).scalars()]
+
     def update_run(self, run_id: str, **values: Any) -> None:
         """Change columns of a run."""
         with self.write() as connection:
