@@ -33,10 +33,11 @@ from noa_lab.inference._protocol import (
     ToolSupport,
 )
 from noa_lab.inference._question import Question
-from noa_lab.inference._requests import Clock, CompletionRequest, CompletionResponse
+from noa_lab.inference._requests import ChatRequest, ChatResponse, Clock, CompletionRequest, CompletionResponse
 from noa_lab.inference._routed_engine import RoutedEngine
 from noa_lab.inference._scripted import Reply, ScriptedCall, ScriptedEngine
 from noa_lab.inference._server_engine import LlamaInferenceEngine
+from noa_lab.inference._server_facts import Metrics, Props, Slot
 from noa_lab.inference._streams import Emit
 from noa_lab.inference._tools import Tool, ToolChoice, tool
 from noa_lab.inference._types import ChatMessage, InferenceConfig, MessageRole, OverflowPolicy, ToolCall
@@ -51,6 +52,8 @@ __all__ = [
     "Capabilities",
     "CassetteEngine",
     "ChatMessage",
+    "ChatRequest",
+    "ChatResponse",
     "Clock",
     "Completion",
     "CompletionRequest",
@@ -68,17 +71,20 @@ __all__ = [
     "LlamaClient",
     "LlamaInferenceEngine",
     "MessageRole",
+    "Metrics",
     "Mode",
     "ModeResult",
     "OpenAIEngine",
     "OverflowPolicy",
     "Prompt",
+    "Props",
     "Question",
     "Recover",
     "Reply",
     "RoutedEngine",
     "ScriptedCall",
     "ScriptedEngine",
+    "Slot",
     "StructureMode",
     "Structured",
     "TextStream",

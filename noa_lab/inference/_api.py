@@ -13,7 +13,8 @@ from noa_lab.inference._completion import Embeddings
 from noa_lab.inference._growing_answers import EmitAt, GrowingAnswers, GrowingChat, GrowingCompletion
 from noa_lab.inference._http import Connection, refusal
 from noa_lab.inference._patience import patient
-from noa_lab.inference._requests import CompletionResponse
+from noa_lab.inference._requests import ChatResponse, CompletionResponse
+from noa_lab.inference._server_facts import Metrics, Props, Slot
 from noa_lab.inference._sse import events
 from noa_lab.inference._streams import Emit
 from noa_lab.inference._tools import Tool
@@ -89,17 +90,15 @@ class ServerApi:
                 answers.add(index, await self._held_back(part.unseen, body["stop"]))
         return answers.responses()
 
-    async def chat(self, messages: Sequence[ChatMessage], options: Mapping[str, Any], emit: Emit) -> CompletionResponse:
-        """Ask `/v1/chat/completions`, always as a stream."""
-        body = {
-            **options,
-            "messages": [message.as_openai() for message in messages],
-            "stream": True,
-            "return_progress": True,
-            "stream_options": {"include_usage": True},
-        }
+    async def chat(self, body: Mapping[str, Any], emit: Emit) -> ChatResponse:
+        """Ask `/v1/chat/completions`, always as a stream; raises what `complete_all` raises."""
         answer = GrowingChat(emit)
-        await self._listen("/v1/chat/completions", body, answer)
+        sent = {**body, "stream": True, "return_progress": True, "stream_options": {"include_usage": True}}
+        try:
+            await self._listen("/v1/chat/completions", sent, answer)
+        except ContextOverflow as error:
+            error.fields["max_tokens"] = body.get("n_predict", body.get("max_tokens"))
+            raise
         return answer.response()
 
     async def _listen(self, path: str, body: Mapping[str, Any], answers: GrowingAnswers) -> None:
@@ -210,24 +209,22 @@ class ServerApi:
         found: str = await self._field("/apply-template", "prompt", str, body)
         return found
 
-    async def props(self) -> dict[str, Any]:
+    async def props(self) -> Props:
         """What the server says about itself and its model."""
-        found: dict[str, Any] = await self._typed("/props", dict)
-        return found
+        return Props(await self._typed("/props", dict))
 
-    async def slots(self) -> list[dict[str, Any]]:
+    async def slots(self) -> list[Slot]:
         """What each slot is doing."""
-        found: list[dict[str, Any]] = await self._typed("/slots", list)
-        return found
+        return [Slot(each) for each in await self._typed("/slots", list)]
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that the server offers."""
         found: list[dict[str, Any]] = await self._field("/v1/models", "data", list)
         return found
 
-    async def metrics(self) -> str:
-        """The server's counters, in Prometheus' text format."""
-        return (await self._read("/metrics")).decode()
+    async def metrics(self) -> Metrics:
+        """The server's counters."""
+        return Metrics((await self._read("/metrics")).decode())
 
     async def _read(self, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         """The whole answer of an endpoint that changes nothing: asked again where the server comes back."""

@@ -12,7 +12,8 @@ from noa_lab.inference._checks import check_conversation, check_texts
 from noa_lab.inference._completion import Embeddings
 from noa_lab.inference._engine import ignore
 from noa_lab.inference._loop import background
-from noa_lab.inference._requests import CompletionRequest, CompletionResponse
+from noa_lab.inference._requests import ChatRequest, ChatResponse, CompletionRequest, CompletionResponse
+from noa_lab.inference._server_facts import Metrics, Props, Slot
 from noa_lab.inference._streams import RunningAsyncStream, RunningStream
 from noa_lab.inference._types import ChatMessage
 
@@ -78,9 +79,19 @@ class LlamaClient(_Client):
         body = _one(request)
         return RunningStream(lambda emit: self._api.complete(body, emit))
 
-    def chat(self, messages: Sequence[ChatMessage], **options: Any) -> CompletionResponse:
-        """Answer a conversation by `/v1/chat/completions`; `options` are that endpoint's fields (`max_tokens`, `tools`, ...)."""
-        return self._run(self._api.chat(check_conversation(messages), options, ignore))
+    def chat(self, messages: ChatRequest | Sequence[ChatMessage], **options: Any) -> ChatResponse:
+        """Answer a conversation by `/v1/chat/completions`.
+
+        Args:
+            messages: A whole request, or its messages.
+            options: With messages: the other fields of `ChatRequest` (`max_tokens`, `tools`, ...).
+        """
+        return self._run(self._api.chat(_chat(messages, options), ignore))
+
+    def chat_stream(self, messages: ChatRequest | Sequence[ChatMessage], **options: Any) -> RunningStream[ChatResponse]:
+        """Like `chat`, piece by piece; leaving the loop cancels it on the server."""
+        body = _chat(messages, options)
+        return RunningStream(lambda emit: self._api.chat(body, emit))
 
     def embed(self, texts: str | Sequence[str]) -> Embeddings:
         """Vectors of texts by `/v1/embeddings`; refused by servers started without embeddings."""
@@ -102,16 +113,16 @@ class LlamaClient(_Client):
         """The text that the server's chat template makes of a conversation."""
         return self._run(self._api.apply_template(check_conversation(messages)))
 
-    def props(self) -> dict[str, Any]:
+    def props(self) -> Props:
         """What the server says about itself and its model."""
         return self._run(self._api.props())
 
-    def slots(self) -> list[dict[str, Any]]:
+    def slots(self) -> list[Slot]:
         """What each slot is doing; refused by servers started with `--no-slots`."""
         return self._run(self._api.slots())
 
-    def metrics(self) -> str:
-        """The server's counters, in Prometheus' text format; refused by servers started without `--metrics`."""
+    def metrics(self) -> Metrics:
+        """The server's counters; refused by servers started without `--metrics`."""
         return self._run(self._api.metrics())
 
     def models(self) -> list[dict[str, Any]]:
@@ -150,9 +161,16 @@ class AsyncLlamaClient(_Client):
         body = _one(request)
         return RunningAsyncStream(lambda emit: self._api.complete(body, emit))
 
-    async def chat(self, messages: Sequence[ChatMessage], **options: Any) -> CompletionResponse:
+    async def chat(self, messages: ChatRequest | Sequence[ChatMessage], **options: Any) -> ChatResponse:
         """Async twin of `LlamaClient.chat`."""
-        return await self._hop(self._api.chat(check_conversation(messages), options, ignore))
+        return await self._hop(self._api.chat(_chat(messages, options), ignore))
+
+    def chat_stream(
+        self, messages: ChatRequest | Sequence[ChatMessage], **options: Any
+    ) -> RunningAsyncStream[ChatResponse]:
+        """Async twin of `LlamaClient.chat_stream`, for `async for`."""
+        body = _chat(messages, options)
+        return RunningAsyncStream(lambda emit: self._api.chat(body, emit))
 
     async def embed(self, texts: str | Sequence[str]) -> Embeddings:
         """Async twin of `LlamaClient.embed`."""
@@ -174,15 +192,15 @@ class AsyncLlamaClient(_Client):
         """Async twin of `LlamaClient.apply_template`."""
         return await self._hop(self._api.apply_template(check_conversation(messages)))
 
-    async def props(self) -> dict[str, Any]:
+    async def props(self) -> Props:
         """Async twin of `LlamaClient.props`."""
         return await self._hop(self._api.props())
 
-    async def slots(self) -> list[dict[str, Any]]:
+    async def slots(self) -> list[Slot]:
         """Async twin of `LlamaClient.slots`."""
         return await self._hop(self._api.slots())
 
-    async def metrics(self) -> str:
+    async def metrics(self) -> Metrics:
         """Async twin of `LlamaClient.metrics`."""
         return await self._hop(self._api.metrics())
 
@@ -216,6 +234,13 @@ def _one(request: CompletionRequest) -> dict[str, Any]:
             value=request.n,
         )
     return request.body()
+
+
+def _chat(messages: ChatRequest | Sequence[ChatMessage], options: dict[str, Any]) -> dict[str, Any]:
+    """The body of a request for a chat."""
+    if isinstance(messages, ChatRequest):
+        return messages.body()
+    return ChatRequest(messages=check_conversation(messages), **options).body()
 
 
 def _ignore_all(index: int, piece: str) -> None:

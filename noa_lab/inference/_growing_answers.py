@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noa_lab.inference._completion import TokenLogprob
-from noa_lab.inference._requests import Clock, CompletionResponse
+from noa_lab.inference._requests import ChatResponse, Clock, CompletionResponse
 
 __all__ = ["GrowingAnswers", "GrowingChat", "GrowingCompletion", "read_probabilities"]
 
@@ -194,13 +194,13 @@ class GrowingChat(GrowingAnswers):
         known["name"] += str(about.get("name") or "")
         known["arguments"] += str(about.get("arguments") or "")
 
-    def response(self) -> CompletionResponse:
-        """The complete answer; `raw["tool_calls"]` holds the calls as `{"id", "name", "arguments"}`."""
+    def response(self) -> ChatResponse:
+        """The complete answer."""
         last = self._merged
         usage, timings = last.get("usage") or {}, last.get("timings") or {}
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
         calls = [self._calls[index] for index in sorted(self._calls)]
-        return CompletionResponse(
+        return ChatResponse(
             content=self.text,
             model=str(last.get("model", "")),
             stop_reason=str(last["finish_reason"]),
@@ -211,6 +211,8 @@ class GrowingChat(GrowingAnswers):
             timings=timings,
             clock=self._clock(),
             raw={**last, "content": self.text, "tool_calls": calls},
+            reasoning=str(last.get("reasoning_content") or ""),
+            tool_calls=tuple(calls),
         )
 
 

@@ -11,18 +11,14 @@ from pydantic import Field, model_validator
 from noa_lab.config import StrictModel
 from noa_lab.errors import BadInput
 from noa_lab.inference._completion import TokenLogprob
+from noa_lab.inference._types import ChatMessage
 
-__all__ = ["Clock", "CompletionRequest", "CompletionResponse"]
+__all__ = ["ChatRequest", "ChatResponse", "Clock", "CompletionRequest", "CompletionResponse"]
 
 
-class CompletionRequest(StrictModel):
-    """A request to `/completion`. Fields left at None are not sent: the server's own defaults then decide.
+class _Request(StrictModel):
+    """What requests for a completion and for a chat share. Fields left at None are not sent: the server's own defaults then decide."""
 
-    Names and meanings are llama.cpp's (`tools/server/README.md`), but for the seed document's `max_tokens`.
-    """
-
-    prompt: str | list[int]
-    """Text, sent as it is, or token ids."""
     temperature: float | None = Field(default=None, ge=0.0)
     """Sharpness of the distribution; 0 is greedy."""
     max_tokens: int | None = Field(default=None, ge=-1, le=2**31 - 1)
@@ -43,16 +39,10 @@ class CompletionRequest(StrictModel):
     """Whether the slot's earlier prompt may be reused."""
     id_slot: int | None = Field(default=None, ge=-1)
     """The slot that must answer; -1 is any."""
-    n: int | None = Field(default=None, ge=1)
-    """Answers to give; the prompt is evaluated once. Answer k uses `seed` + k. At most as many as the server has slots."""
-    n_probs: int | None = Field(default=None, ge=0)
-    """Likeliest tokens reported at each place, with log-probabilities."""
-    return_tokens: bool | None = None
-    """Whether the last message of an answer that is no stream repeats the ids of the generated tokens (streams tell them anyway)."""
     grammar: str | None = None
     """GBNF grammar of the answer."""
     json_schema: dict[str, Any] | None = None
-    """JSON Schema of the answer."""
+    """JSON Schema of the answer. llama-server skips keywords that it does not know without a word."""
     samplers: list[str] | None = None
     """Samplers in their order."""
     model: str | None = None
@@ -67,7 +57,7 @@ class CompletionRequest(StrictModel):
                 known = {"n_predict": "max_tokens", "n_cmpl": "n"}.get(name, name)
                 raise BadInput(
                     f"extra holds {name!r}, for which there is a field.",
-                    fix=f"Give it as CompletionRequest({known}=...).",
+                    fix=f"Give it as {type(self).__name__}({known}=...).",
                     field=f"extra.{name}",
                     value=self.extra[name],
                 )
@@ -79,6 +69,42 @@ class CompletionRequest(StrictModel):
         if self.max_tokens is not None:
             sent["n_predict"] = self.max_tokens
         return {**sent, **self.extra}
+
+
+class CompletionRequest(_Request):
+    """A request to `/completion`.
+
+    Names and meanings are llama.cpp's (`tools/server/README.md`), but for the seed document's `max_tokens`.
+    """
+
+    prompt: str | list[int]
+    """Text, sent as it is, or token ids."""
+    n: int | None = Field(default=None, ge=1)
+    """Answers to give; the prompt is evaluated once. Answer k uses `seed` + k. At most as many as the server has slots."""
+    n_probs: int | None = Field(default=None, ge=0)
+    """Likeliest tokens reported at each place, with log-probabilities."""
+    return_tokens: bool | None = None
+    """Whether the last message of an answer that is no stream repeats the ids of the generated tokens (streams tell them anyway)."""
+
+
+class ChatRequest(_Request):
+    """A request to `/v1/chat/completions`, which renders the conversation and reads the model's own format of tool calls."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    """The conversation."""
+    tools: list[dict[str, Any]] | None = None
+    """Tools in OpenAI's form (`Tool.as_openai()`)."""
+    tool_choice: str | None = None
+    """"auto", "required" or "none"; llama-server knows no choice by name."""
+    top_logprobs: int | None = Field(default=None, ge=0)
+    """Likeliest tokens reported at each place, with log-probabilities."""
+    reasoning_format: str | None = None
+    """"none", "deepseek" or "auto": whether thoughts are told apart from the answer."""
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, in the endpoint's names."""
+        sent = {**super().body(), "messages": [message.as_openai() for message in self.messages]}
+        return sent | ({"logprobs": True} if self.top_logprobs is not None else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +164,16 @@ class CompletionResponse:
 
     def __str__(self) -> str:
         return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResponse(CompletionResponse):
+    """What `/v1/chat/completions` answered. `stop_reason` is its `finish_reason`: "stop", "length" or "tool_calls".
+
+    Attributes:
+        reasoning: Thoughts that the server told apart from the answer.
+        tool_calls: Calls as the model wrote them: `{"id", "name", "arguments"}`, the arguments a JSON text, not checked.
+    """
+
+    reasoning: str = ""
+    tool_calls: tuple[Mapping[str, str], ...] = ()

@@ -19,6 +19,7 @@ from noa_lab.inference._protocol import Capabilities, Mode, Prompt
 from noa_lab.inference._question import Question
 from noa_lab.inference._responses import completion_of
 from noa_lab.inference._sampling import check_echo, choose_seed, explicit
+from noa_lab.inference._server_facts import Props
 from noa_lab.inference._streams import Emit
 from noa_lab.inference._strict import Strict, check_mode
 from noa_lab.inference._tools import Tool, check_call
@@ -74,7 +75,7 @@ class LlamaInferenceEngine(EngineBase):
         self._cache_prompt = cache_prompt
         self._id_slot = id_slot
         self._model_sha256 = model_sha256
-        self._known_props: dict[str, Any] | None = None
+        self._known_props: Props | None = None
         self._embeds: bool | None = None
         self._renders: bool | None = None
         """Whether the server renders conversations; None before it was asked."""
@@ -115,12 +116,12 @@ class LlamaInferenceEngine(EngineBase):
             "verbose": True,
         }
         del options["prompt"], options["n_probs"]
-        response = await self._api.chat(check_conversation(question.prompt), options, emit)
+        options["messages"] = [message.as_openai() for message in check_conversation(question.prompt)]
+        response = await self._api.chat(options, emit)
         exact = response.raw.get("__verbose") or {}
         check_echo(options, exact.get("generation_settings") or {}, self._api.connection.base_url)
         calls = tuple(
-            check_call(call["name"], call["arguments"], question.tools, id_=call["id"])
-            for call in response.raw["tool_calls"]
+            check_call(call["name"], call["arguments"], question.tools, id_=call["id"]) for call in response.tool_calls
         )
         known = dataclasses.replace(
             response, stop_reason=exact.get("stop_type"), truncated=bool(exact.get("truncated", False))
@@ -174,15 +175,15 @@ class LlamaInferenceEngine(EngineBase):
 
         return Lanes(self._api.connection, self.capabilities, body=self._body, finish=completion_of)
 
-    async def _props(self) -> dict[str, Any]:
+    async def _props(self) -> Props:
         if self._known_props is None:
             self._known_props = await self._api.props()
         return self._known_props
 
     async def _template(self) -> str | None:
         """The chat template of the model itself; where it has none, llama-server reports one of its own."""
-        template = (await self._props()).get("chat_template") or ""
-        return None if not template or _sha256(template) == BUILT_IN_TEMPLATE_SHA256 else str(template)
+        template = (await self._props()).chat_template
+        return None if not template or _sha256(template) == BUILT_IN_TEMPLATE_SHA256 else template
 
     async def _render(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         template = await self._template()
@@ -226,25 +227,22 @@ class LlamaInferenceEngine(EngineBase):
 
     async def _capabilities(self) -> Capabilities:
         props = await self._props()
-        try:
-            size = int(props["default_generation_settings"]["n_ctx"])
-            slots = int(props["total_slots"])
-        except (KeyError, TypeError, ValueError):
+        if not (props.context_size and props.slots):
             raise RequestRefused(
                 f"{self._api.connection.base_url} did not say how large its context is.",
-                fix="Give the address of a llama-server with one model (not a router).",
+                fix="Give the address of a llama-server with one model; for a router use RoutedEngine.",
                 url=self._api.connection.base_url + "/props",
-            ) from None
+            )
         return Capabilities(
-            context_size=size,
-            slots=slots,
+            context_size=props.context_size,
+            slots=props.slots,
             chat_template=await self._template() is not None,
             embeddings=await self._can_embed(),
             logprobs=True,
             continuation_logprobs=True,
             constraints=frozenset({"json_schema", "grammar"}),
-            tools="native" if (props.get("chat_template_caps") or {}).get("supports_tools") else "generic",
-            modes=frozenset({"fast", "strict"} if slots == 1 else {"fast"}),
+            tools="native" if props.supports_tools else "generic",
+            modes=frozenset({"fast", "strict"} if props.slots == 1 else {"fast"}),
         )
 
     async def _can_embed(self) -> bool:
@@ -259,13 +257,13 @@ class LlamaInferenceEngine(EngineBase):
 
     async def _fingerprint(self) -> dict[str, Any]:
         props, what, template = await self._props(), await self._capabilities(), await self._template()
-        path = str(props.get("model_path", ""))
+        path = props.model_path
         return {
             "executor": "llama-server",
             "model": (PureWindowsPath(path) if "\\" in path else PurePosixPath(path)).name,
             "model_sha256": self._model_sha256,
             "quantization": props.get("model_ftype"),
-            "build": props.get("build_info"),
+            "build": props.build,
             "chat_template_sha256": None if template is None else _sha256(template),
             "context_size": what.context_size,
             "slots": what.slots,

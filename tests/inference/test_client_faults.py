@@ -353,7 +353,11 @@ def test_chat_of_the_client() -> None:
     ]
     with FakeLlamaServer([Script(raw=b"".join(events))]) as fake, LlamaClient(fake.base_url) as client:
         answer = client.chat([ChatMessage.user("x")], max_tokens=1)
-        assert fake.seen[0].body["max_tokens"] == 1
+        assert fake.seen[0].body["n_predict"] == 1
+        with pytest.raises(BadInput, match="max_tokens"):
+            client.chat([ChatMessage.user("x")], max_token=1)
+        with pytest.raises(BadInput):
+            client.chat([])
     assert (answer.content, answer.stop_reason) == ("Hi", "length")
     assert (answer.tokens_evaluated, answer.tokens_predicted, answer.tokens_cached) == (5, 1, 2)
 

@@ -14,6 +14,7 @@ from noa_lab.errors import RequestRefused, StreamBroken, Unreachable, Unsupporte
 from noa_lab.inference import (
     AsyncLlamaClient,
     ChatMessage,
+    ChatRequest,
     CompletionRequest,
     InferenceConfig,
     LlamaClient,
@@ -32,9 +33,18 @@ def client(real_server: RealServer):
 
 def test_endpoints(client: LlamaClient) -> None:
     assert client.health_check()
-    assert client.props()["default_generation_settings"]["n_ctx"] == CONTEXT
-    assert len(client.slots()) == 2
-    assert "llamacpp:" in client.metrics()
+    props = client.props()
+    assert (props.context_size, props.slots, props.model_name) == (CONTEXT, 2, "smollm2-135m")
+    assert props.build.startswith("b")
+    assert props["default_generation_settings"]["n_ctx"] == CONTEXT
+    assert [(slot.id, slot.busy, slot.context_size) for slot in client.slots()] == [
+        (0, False, CONTEXT),
+        (1, False, CONTEXT),
+    ]
+    client.completion(CompletionRequest(prompt="x", max_tokens=2))
+    metrics = client.metrics()
+    assert metrics["tokens_predicted_total"] >= 2
+    assert "llamacpp:tokens_predicted_total" in metrics.text
     assert client.models()[0]["id"] == "smollm2-135m"
     text = "Zoë 🙂 <|im_end|>"
     assert client.detokenize(client.tokenize(text)) == text
@@ -53,8 +63,12 @@ def test_completion_and_chat(client: LlamaClient) -> None:
     assert (
         client.completion(CompletionRequest(prompt=tokens, temperature=0.0, max_tokens=6)).content == response.content
     )
-    chat = client.chat([ChatMessage.user("Hi")], max_tokens=4, temperature=0)
+    turns = [ChatMessage.user("Hi")]
+    chat = client.chat(turns, max_tokens=4, temperature=0)
     assert (chat.stop_reason, chat.tokens_predicted) == ("length", 4)
+    stream = client.chat_stream(ChatRequest(messages=turns, max_tokens=4, temperature=0, top_logprobs=2))
+    assert "".join(stream) == stream.result.content == chat.content
+    assert [len(found.top) for found in stream.result.probabilities] == [2, 2, 2, 2]
     constrained = client.completion(CompletionRequest(prompt="x", max_tokens=9, grammar='root ::= "yes"'))
     assert constrained.content == "yes"
 
