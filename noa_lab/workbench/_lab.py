@@ -104,7 +104,8 @@ class Lab(Comparisons):
         name = self.models.default
         if self.models.find(name) is not None:
             return plan
-        return replace(plan, steps=(f"Get the model {name}, which llama.cpp is tried with", *plan.steps), ready=False)
+        first = f"Get the model {name}, which llama.cpp is tried with"
+        return replace(plan, steps=(first,) if plan.ready else (first, *plan.steps), ready=False)
 
     def rollback(self) -> Runtime:
         """Use the llama.cpp that was used before the current one again; a second rollback undoes the first.

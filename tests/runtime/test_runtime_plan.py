@@ -15,6 +15,7 @@ from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab import runtime as room
 from noa_lab.errors import RuntimeMissing, ToolMissing
+from noa_lab.paths import Home
 from noa_lab.runtime import _install_source, _plan_build, _plan_ways, _system
 from noa_lab.runtime._backends import Choice, Gpu
 from noa_lab.workbench import Lab
@@ -198,6 +199,12 @@ def test_all_verbs_spell_the_options_out() -> None:
     assert set(room.WAYS) == set(room.OPTIONS_OF)
 
 
-def test_the_lab_adds_the_model(tmp_path: Path) -> None:
-    found = Lab(room._store.Home(tmp_path / "home")).plan_install(source="release")
-    assert found.steps[0].startswith("Get the model smollm2-135m")
+def test_the_lab_adds_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(Home(tmp_path / "home"))
+    assert lab.plan_install(source="release").steps[0].startswith("Get the model smollm2-135m")
+    monkeypatch.setattr(
+        room, "plan_install", lambda home, **_: room.InstallPlan("auto", ("Nothing: it is here",), ready=True)
+    )
+    assert lab.plan_install() == room.InstallPlan(
+        "auto", ("Get the model smollm2-135m, which llama.cpp is tried with",)
+    )
