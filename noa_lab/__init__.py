@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         Budget,
         Grid,
         Run,
+        import_promptfoo,
         load_comparison,
         load_prompts,
         plan_inputs,
@@ -67,7 +68,7 @@ _ROOMS = {
     "agents": ("DigestAgent", "RepositoryDigest", "parse_digest"),
     "experiments": (
         *("Budget", "Grid", "Prompt", "Run", "load_comparison", "load_prompts", "plan_inputs", "score"),
-        *("verdict", "verdicts"),
+        *("import_promptfoo", "verdict", "verdicts"),
     ),
     "inference": (
         *(
@@ -130,6 +131,7 @@ __all__ = [
     "delete_run",
     "estimate",
     "export_run",
+    "import_promptfoo",
     "import_run",
     "install",
     "load_comparison",

@@ -28,6 +28,7 @@ MODULES = {
     "_chat": ("chat",),
     "_compare": ("compare",),
     "_runs": ("runs",),
+    "_import": ("import-promptfoo",),
     "_digest": ("digest",),
 }
 """The modules that have the commands (their COMMANDS), and which of them each is known to have: no other one is loaded for those."""

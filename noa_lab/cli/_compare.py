@@ -84,6 +84,14 @@ def compare(
         sys.exit(1)
 
 
+def follow_and_show(run: Run, file: Path, *, as_json: bool) -> None:
+    """Wait for a run that another command has started, and print it."""
+    from noa_lab.experiments import DEFAULT_MARGIN
+
+    _follow(run, file)
+    show_run(run, DEFAULT_MARGIN, None, as_json=as_json)
+
+
 def _resumed(lab: Lab, grid: Grid, file: Path, run_id: str) -> Run:
     """The run to continue, continued; it must be a run of this file's grid."""
     wanted = grid.with_default_model(lab.models.default).hash

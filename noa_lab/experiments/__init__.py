@@ -20,6 +20,7 @@ from noa_lab.experiments.grid._inputs import Input, load_inputs
 from noa_lab.experiments.grid._prompt_files import load_prompts
 from noa_lab.experiments.grid._prompts import Prompt
 from noa_lab.experiments.grid._templates import Template
+from noa_lab.experiments.promptfoo import Imported, import_promptfoo
 from noa_lab.experiments.report import (
     RunFacts,
     summary_table,
@@ -54,6 +55,7 @@ __all__ = [
     "Estimate",
     "Grid",
     "IdentityFor",
+    "Imported",
     "Input",
     "InputPlan",
     "Plan",
@@ -72,6 +74,7 @@ __all__ = [
     "estimate",
     "export_run",
     "grader_models",
+    "import_promptfoo",
     "import_run",
     "list_runs",
     "load_comparison",

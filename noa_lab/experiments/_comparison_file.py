@@ -23,7 +23,7 @@ from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 from noa_lab.inference import InferenceConfig
 
-__all__ = ["Comparison", "load_comparison"]
+__all__ = ["Comparison", "comparison_from", "load_comparison"]
 
 Place = tuple[str | int, ...]
 
@@ -83,8 +83,11 @@ def load_comparison(path: Path | str) -> Comparison:
         ConfigInvalid: With file, line, key, value and the nearest known key.
         TemplateInvalid: When a template uses a variable that an input lacks.
     """
-    file = Path(path)
-    document = load_yaml(file)
+    return comparison_from(load_yaml(Path(path)))
+
+
+def comparison_from(document: YamlDocument) -> Comparison:
+    """The comparison in a YAML document; see `load_comparison`."""
     read = validate_yaml(_File, document)
     prompts = _prompts(document, read.prompts)
     budget = None if read.budget is None else _located(document, ("budget",), _budget, read.budget)

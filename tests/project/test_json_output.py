@@ -114,3 +114,10 @@ def test_runs(home, tmp_path):
     )
     assert len(shown["cells"]) == 4
     assert shown["verdicts"][0]["outcome"] == "not enough data"
+
+
+def test_an_import(home, tmp_path):
+    file = tmp_path / "promptfooconfig.yaml"
+    file.write_text("prompts: ['Say {{w}}']\nproviders: [nobody]\ntests: [{vars: {w: yes}}]\n")
+    printed = json.loads(noa_lab("import-promptfoo", str(file), "--json"))
+    assert fields(printed) == DOCUMENTED["noa-lab import-promptfoo FILE --json"]
