@@ -25,12 +25,13 @@ KINDS = (
         "redirects",
     ),
     *("bad address", "not encrypted", "web page", "encoded", "bad range", "changed", "too large", "wrong size"),
-    "wrong digest",
+    *("wrong digest", "busy"),
 )
 """unreachable: nobody answers. stalled: silence, or less than 1 KiB/s. cut: the connection broke off. truncated: fewer bytes came than
 were announced. server: status 500 and above. rate limit: 429, or 403 with a time to wait. refused: another status. gated: a licence
 must be accepted first. web page: HTML in place of the file. encoded: compressed though asked not to. bad range: another part than
-asked for. changed: it is another file every time. wrong size, wrong digest: not the file that was promised."""
+asked for. changed: it is another file every time. wrong size, wrong digest: not the file that was promised. busy: another process
+fetches it, on a drive without locks."""
 
 Advice = Mapping[str, str]
 """What to do about a kind of fault, in place of the general words."""

@@ -9,6 +9,7 @@ from typing import Self
 from noa_lab.download._disk import named_disk_errors, reserve
 from noa_lab.download._journal import Facts, Journal
 from noa_lab.download._pieces import Claim, Pieces
+from noa_lab.errors import DownloadFailed
 
 __all__ = ["Part", "PartWriter", "journal_path", "part_path", "sync_folder"]
 
@@ -38,6 +39,7 @@ class Part:
         self.facts = facts
         self.path = part_path(target)
         self._journal = journal
+        self._inode = _inode(self.path)
         self.pieces = Pieces(facts.total, done, on_change=journal.set)
 
     @classmethod
@@ -100,10 +102,21 @@ class Part:
 
         Raises:
             DiskFull: When the disk cannot take it after all.
+            DownloadFailed: When it is not the file any more that was written here. A lock keeps others away, but there are network
+                drives whose locks are none.
         """
         with named_disk_errors(self.path, 1):
-            with self.path.open("rb+") as file:
-                os.fsync(file.fileno())
+            if self.path.exists():
+                with self.path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            if _inode(self.path) != self._inode:
+                raise DownloadFailed(
+                    f"{self.path} was replaced while it was written: another process fetches the same file.",
+                    fix="Wait for the other one, then start it again.",
+                    source=self.facts.url,
+                    reason="another process fetches the same file, and the drive's locks do not keep them apart",
+                    kind="busy",
+                )
             self.path.replace(self.target)
             sync_folder(self.target.parent)
         self.close()
@@ -144,6 +157,15 @@ class PartWriter:
                 left = left[self._file.write(left) :]
             self._at = claim.at + len(data)
             pieces.advance(claim, len(data))
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def discard(target: Path) -> None:

@@ -49,11 +49,13 @@ def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: Cance
     reference = _parse(ref)
     if isinstance(reference, LocalPath):
         return local(reference.path, home, report, cancel)
-    found = _find(reference, ref, home)
-    if found is not None:
-        return found
     wanted = _wanted(reference, str(ref), home)
     work = WorkFolder.of(wanted.sources[0], home)
+    found = _find(reference, ref, home)
+    if found is not None:
+        work.sweep()
+        return found
+    work.path.parent.mkdir(exist_ok=True)
     with exclusive(work.lock, STEP, report=report, cancel=cancel):
         found = _find(reference, ref, home) or _adopt(wanted, home, report, cancel)
         return found or _get(wanted, work, home, report, cancel)

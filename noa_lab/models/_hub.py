@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from noa_lab.download import fetch_file
+from noa_lab.download import discard, fetch_file
 from noa_lab.errors import ChecksumMismatch, DownloadFailed, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._arrived import MOST_BYTES, SPARE_BYTES, STEP, Arrived, ArrivedFile, share_of
@@ -120,6 +120,8 @@ def _get(
     watch(blob)
     with cache.lock(entry.etag, report=report, cancel=cancel):
         here = next((path.resolve() for path in (pointer, blob) if path.is_file()), None)
+        if here is not None:
+            discard(blob)  # a killed process may have left its journal
         found = _checked(here, entry.sha256, report, cancel) if here else _download(plan, entry, blob, report, cancel)
         final = cache.link(entry.etag, plan.commit, entry.path).resolve()
     return ArrivedFile(final, found.sha256, found.size_bytes, found.promised)

@@ -91,11 +91,12 @@ def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home)
         model = ModelFile(
             wanted.name, parts[0].path, sha256, size, source, verified, metadata, parts=() if single else parts
         )
+        # Before the model can be seen: whoever finds it does not come here again.
+        note_first_seen(source, sha256, size, arrived.version, home)
         if single:
             _place_file(model, arrived.files[0], arrived.shared, work)
         else:
             _place_folder(model, arrived, work)
-        note_first_seen(source, sha256, size, arrived.version, home)
     return model
 
 

@@ -39,9 +39,18 @@ class WorkFolder:
     @classmethod
     def of(cls, source: str, home: Home) -> Self:
         """The folder for what comes from a source."""
-        top = home.models / _FOLDER
-        top.mkdir(exist_ok=True)
-        return cls(top / hashlib.sha256(source.encode()).hexdigest()[:16])
+        return cls(home.models / _FOLDER / hashlib.sha256(source.encode()).hexdigest()[:16])
+
+    def sweep(self) -> None:
+        """Remove what a killed process has left: the model is in its place. Nothing is done while somebody works in the folder."""
+        from filelock import FileLock, Timeout
+
+        if self.path.is_dir():
+            try:
+                with FileLock(self.lock).acquire(timeout=0):
+                    self.done()
+            except Timeout:
+                pass
 
     def begin(self, name: str, source: str) -> None:
         """Write down what is being fetched."""

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import re
 import ssl
+import sys
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -126,8 +127,7 @@ class FileServer:
         self._lock = threading.Lock()
         self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"files": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), handler)
         self.port = self._server.server_address[1]
         self.url = f"{'http' if tls is None else 'https'}://{name}:{self.port}"
         if tls is not None:
@@ -182,6 +182,17 @@ class FileServer:
         """Count bytes as sent."""
         with self._lock:
             self.sent[path] += count
+
+
+class QuietServer(ThreadingHTTPServer):
+    """A server to whom a client that is gone is no news."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of connections that broke off."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -13,11 +13,11 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from noa_lab.testing._file_server import FileFault, FileRequest, FileServer
+from noa_lab.testing._file_server import FileFault, FileRequest, FileServer, QuietServer
 
 __all__ = ["FakeHub", "HubFault"]
 
@@ -58,8 +58,7 @@ class FakeHub:
         self._accepted = False
         self._repositories: dict[str, _Repository] = {}
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = QuietServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="fake-hub", daemon=True
