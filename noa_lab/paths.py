@@ -7,6 +7,7 @@ NOA_LAB_HOME (default: the platform's user data folder, "noa_lab")
 ├── logs/         the servers' logs
 ├── tuned/        what `noa-lab tune` has measured
 ├── downloads/    half-fetched files, safe to delete
+├── loads.json    what memory models took when they were loaded
 └── runs.db       comparison runs
 """
 

@@ -60,8 +60,8 @@ def get(ref: str, as_json: bool) -> None:
 @click.argument("ref")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(ref: str, as_json: bool) -> None:
-    """Everything known about a model."""
-    facts = Lab().models.show(ref)
+    """Everything known about a model; of one that is somewhere else, what its header says there."""
+    facts = Lab().models.show(ref, report=TerminalReport())
     if as_json:
         print_json(facts)
     else:

@@ -19,7 +19,7 @@ from noa_lab.models._split import part_names, read_parts
 from noa_lab.models.stores import StoredModel, models_in_folder, name_for, stored_models
 from noa_lab.paths import Home
 
-__all__ = ["find_stored", "import_model"]
+__all__ = ["find_stored", "import_model", "link_ways"]
 
 STEP = "Import the model"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -183,22 +183,23 @@ def _link_all(files: Sequence[Path], places: Sequence[Path], *, hard_link: bool)
 
 
 def _link(file: Path, place: Path, *, hard_link: bool) -> None:
-    if not hard_link:
+    failure = OSError()
+    for way in link_ways(os.name, hard_link=hard_link):
         try:
-            place.symlink_to(file)
+            place.symlink_to(file) if way == "symbolic" else place.hardlink_to(file)
             return
-        except OSError:
-            # Windows without the right to make links: a second name does as well, on the same disk.
-            if os.name != "nt":
-                raise
-    try:
-        place.hardlink_to(file)
-    except OSError as error:
-        elsewhere = error.errno == errno.EXDEV
-        why = "it is on another file system" if elsewhere else (error.strerror or str(error))
-        fix = (
-            "Import it without --hard-link (hard_link=False)."
-            if hard_link
-            else "Allow links (developer mode of Windows)."
-        )
-        raise SetupError(f"No second name for {file} can be made: {why}.", fix=fix, path=str(file)) from None
+        except OSError as error:
+            failure = error
+    elsewhere = failure.errno == errno.EXDEV
+    why = "it is on another file system" if elsewhere else (failure.strerror or str(failure))
+    fix = "Import it without --hard-link (hard_link=False)."
+    if not hard_link:
+        fix = "Allow links (developer mode of Windows)." if os.name == "nt" else "Check who may write there."
+    raise SetupError(f"No link to {file} can be made: {why}.", fix=fix, path=str(file))
+
+
+def link_ways(os_name: str, *, hard_link: bool) -> tuple[str, ...]:
+    """The kinds of link to try, in order: on Windows a user may lack the right to make symbolic ones, and a second name does as well."""
+    if hard_link:
+        return ("hard",)
+    return ("symbolic", "hard") if os_name == "nt" else ("symbolic",)

@@ -16,10 +16,10 @@ from noa_lab.models._file import ModelFile
 from noa_lab.models._import import find_stored, import_model
 from noa_lab.models._listing import ModelList
 from noa_lab.models._quantize import quantization_types, quantize
-from noa_lab.models._reference import Named, parse_reference
+from noa_lab.models._reference import LocalPath, Named, PypiFile, parse_reference
 from noa_lab.models._remove import Removal, broken_model, plan_giving_up, plan_removal, remove
 from noa_lab.models._unfinished import discard_unfinished
-from noa_lab.models.memory import Fit, MemorySettings, find_fit
+from noa_lab.models.memory import Fit, MemorySettings, find_fit, header_elsewhere
 from noa_lab.models.stores import StoredModel, StoredModels, stored_models
 from noa_lab.paths import Home
 from noa_lab.runtime import current
@@ -86,19 +86,37 @@ class Models:
         if self.find(ref) is None and isinstance(parse_reference(ref), Named):
             catalogue(self._home).get(ref)
 
-    def show(self, ref: str) -> dict[str, Any]:
-        """Everything known about a model: the file's facts when it is here, else the catalogue's.
+    def show(
+        self, ref: str, *, quick: bool = False, report: Report = silent, cancel: CancelToken | None = None
+    ) -> dict[str, Any]:
+        """Everything known about a model: the file's facts when it is here, else what the catalogue and the header elsewhere say.
+
+        Args:
+            ref: As for `get`.
+            quick: Ask no network.
+            report: Told about the header that is read.
+            cancel: Stops it.
 
         Raises:
-            UnknownModel: When the reference names nothing.
+            UnknownModel: When the reference names nothing, or nothing is known here and `quick` was asked for.
+            DownloadFailed: When an address cannot be reached.
+            Cancelled: When `cancel` was.
         """
         found = self.find(ref)
         if found is not None:
             return {"installed": True, **found.as_dict()}
-        for row in self.list():
-            if row.name == ref:
-                return asdict(row)
-        raise UnknownModel.among("model", ref, [row.name for row in self.list()])
+        reference = parse_reference(ref)
+        if isinstance(reference, Named | LocalPath | PypiFile):
+            rows = {row.name: row for row in self.list()}
+            if ref in rows:
+                return asdict(rows[ref])
+            raise UnknownModel.among("model", ref, rows)
+        known = header_elsewhere(ref, self._home, quick=quick, report=report, cancel=cancel)
+        if known is None:
+            raise UnknownModel.among("model", ref, (), where="what is known here")
+        metadata = known.metadata()
+        header = asdict(metadata) | {"chat_template": metadata.chat_template is not None}
+        return {"installed": False, "name": ref, "size_bytes": known.file_bytes, "source": ref, "metadata": header}
 
     def fit(
         self,

@@ -117,7 +117,7 @@ def memory_settings(form: Form) -> dict[str, Any]:
 
 def _details(models: Models, chosen: str) -> tuple[Mapping[str, Any] | None, str]:
     try:
-        return models.show(chosen), ""
+        return models.show(chosen, quick=True), ""
     except UnknownModel as error:
         elsewhere = "://" in chosen or "/" in chosen
         return None, "" if elsewhere else f"{error.message} {error.fix}"

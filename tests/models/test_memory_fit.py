@@ -178,6 +178,19 @@ def test_only_the_beginning_of_the_file_is_read(pushed: FakeHub, empty_home: Hom
     assert again.bytes < fit.bytes
 
 
+def test_what_its_header_says_is_shown_before_the_download(
+    pushed: FakeHub, empty_home: Home, remote_model: Path
+) -> None:
+    library = Models(empty_home)
+    with pytest.raises(UnknownModel):
+        library.show(REF, quick=True)
+    assert pushed.requests == []
+    shown = library.show(REF)
+    assert (shown["installed"], shown["size_bytes"]) == (False, remote_model.stat().st_size)
+    assert (shown["metadata"]["architecture"], shown["metadata"]["layers"]) == ("qwen2", 3)
+    assert library.show(REF, quick=True) == shown, "it is remembered"
+
+
 def test_what_another_tool_has_fetched_is_looked_at_there(
     pushed: FakeHub, empty_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

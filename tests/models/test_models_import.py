@@ -14,6 +14,7 @@ import pytest
 from noa_lab.errors import BadInput, ChecksumMismatch, ModelFileBroken, SetupError, UnknownName
 from noa_lab.events import CancelToken, Progress
 from noa_lab.models import ModelFile, Models
+from noa_lab.models._import import link_ways
 from noa_lab.models.stores import (
     StoredModel,
     models_in_folder,
@@ -203,6 +204,24 @@ def test_a_hard_link_to_another_file_system_is_refused(user: Path, library: Mode
         assert library.find(path.stem) is None
     finally:
         path.unlink()
+
+
+def test_which_links_are_tried() -> None:
+    assert link_ways("posix", hard_link=False) == ("symbolic",)
+    assert link_ways("nt", hard_link=False) == ("symbolic", "hard"), "users of Windows may lack the right"
+    assert link_ways("nt", hard_link=True) == link_ways("posix", hard_link=True) == ("hard",)
+
+
+def test_where_no_link_can_be_made_it_is_said(
+    user: Path, library: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(SetupError, match="not permitted"):
+        library.import_model(write_model(tmp_path / "m.gguf"))
+    assert list(Home.default().models.glob("*.gguf*")) == []
 
 
 def test_a_link_whose_file_is_gone_is_no_model_and_is_said(user: Path, library: Models) -> None:

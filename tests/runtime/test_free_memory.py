@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from control_groups import JOIN, control_group
 
 from noa_lab.runtime import FreeMemory, free_memory
 
@@ -108,32 +108,8 @@ def test_a_limit_wider_than_the_machine_is_none(tmp_path: Path) -> None:
     assert free_memory(root) == FreeMemory(10_000 * MB, 16_000 * MB, "machine")
 
 
-@pytest.fixture
-def limited_group() -> Iterator[Path]:
-    """A real control group with 400 MB."""
-    name = f"noa-lab-test-{os.getpid()}"
-    for folder, limit in (
-        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-        (Path("/sys/fs/cgroup"), "memory.max"),
-    ):
-        group = folder / name
-        try:
-            group.mkdir()
-            (group / limit).write_text(str(400 * MB))
-        except OSError:
-            if group.is_dir():
-                group.rmdir()
-            continue
-        yield group
-        group.rmdir()
-        return
-    pytest.skip("control groups cannot be made here")
-
-
-INSIDE = """
-import json, os, sys
-from pathlib import Path
-Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+INSIDE = f"""{JOIN}
+import json
 from noa_lab.runtime import free_memory
 first = free_memory()
 held = b"x" * 100_000_000
@@ -145,14 +121,14 @@ print(json.dumps([first.free_bytes, second.free_bytes, third.free_bytes, first.t
 """
 
 
-def test_a_real_control_group(limited_group: Path, tmp_path: Path) -> None:
+def test_a_real_control_group(tmp_path: Path) -> None:
     file = tmp_path / "read"
     file.write_bytes(os.urandom(150_000_000))
     with file.open("rb") as opened:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    done = subprocess.run(
-        [sys.executable, "-c", INSIDE, str(limited_group), str(file)], capture_output=True, text=True, timeout=60
-    )
+    with control_group("free", 400 * MB) as group:
+        command = [sys.executable, "-c", INSIDE, str(group), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     first, second, third, total, by = json.loads(done.stdout)
     assert by == "control group"

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+from control_groups import JOIN, control_group, oom_kills
 
 from noa_lab.errors import NotEnoughMemory
 from noa_lab.events import Progress
@@ -81,3 +87,33 @@ def test_a_home_that_cannot_be_written_to_hinders_nothing(home: Home, monkeypatc
     with Lab(home).serve(report=told.append, **SMALL) as server:
         assert server.state == "ready"
     assert any("could not be written down" in each.message for each in told)
+
+
+INSIDE = f"""{JOIN}
+import json
+import noa_lab as lab
+from noa_lab.errors import NotEnoughMemory
+fit = lab.models.fit(context_size=8192, slots=4)
+try:
+    lab.serve(context_size=8192, slots=4)
+    refused = False
+except NotEnoughMemory:
+    refused = True
+largest = lab.models.fit(slots=1).largest_context
+with lab.serve(context_size=largest, slots=1) as server, server.engine() as engine:
+    text = str(engine.generate("word " * min(200, largest // 2), lab.InferenceConfig(max_tokens=4, temperature=0.0)))
+print(json.dumps([fit.verdict, fit.limited_by, refused, largest, text]))
+"""
+
+
+def test_in_a_container_what_is_said_to_fit_runs_and_what_is_not_is_refused(home: Home) -> None:
+    """A real control group of 380 MB, the kernel's own; nothing is killed for lack of memory."""
+    with control_group("serve", 380_000_000) as group:
+        command = [sys.executable, "-c", INSIDE, str(group)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=220, env=os.environ)
+        assert done.returncode == 0, done.stderr[-2000:]
+        verdict, limited_by, refused, largest, text = json.loads(done.stdout)
+        assert (verdict, limited_by, refused) == ("does not fit", "control group", True)
+        assert 256 <= largest < 8192
+        assert text
+        assert oom_kills(group) == 0

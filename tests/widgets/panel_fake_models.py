@@ -74,7 +74,7 @@ class FakeModels:
     def find(self, ref):
         return MODEL if any(row.name == ref and row.installed for row in self.rows) else None
 
-    def show(self, ref):
+    def show(self, ref, *, quick=False, report=silent, cancel=None):
         row = self._row(ref)
         return {"installed": True, **MODEL.as_dict(), "name": ref} if row.installed else vars(row)
 

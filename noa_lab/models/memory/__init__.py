@@ -4,7 +4,7 @@ Three ways, each better than the one before: the file's header (also of a file t
 past loads really took.
 """
 
-from noa_lab.models.memory._find_fit import find_fit, fit_of_file, remember_load
+from noa_lab.models.memory._find_fit import find_fit, fit_of_file, header_elsewhere, remember_load
 from noa_lab.models.memory._fit import Fit, Verdict
 from noa_lab.models.memory._loads import Load, past_loads, record_load
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts
@@ -21,6 +21,7 @@ __all__ = [
     "Verdict",
     "find_fit",
     "fit_of_file",
+    "header_elsewhere",
     "past_loads",
     "prompt_cache_bytes",
     "record_load",

@@ -29,7 +29,7 @@ from noa_lab.models.memory._stand_in import stand_in
 from noa_lab.paths import Home
 from noa_lab.runtime import FreeMemory, Runtime, current, free_memory
 
-__all__ = ["find_fit", "fit_of_file", "remember_load"]
+__all__ = ["find_fit", "fit_of_file", "header_elsewhere", "remember_load"]
 
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB)", re.IGNORECASE)
 _WORDS_DOUBT = 0.4
@@ -179,6 +179,30 @@ def _fit_of_entry(
         )
     reason = "" if failure is None or way.quick else failure.message
     return replace(words, notes=(*words.notes, *([reason] if reason else [])))
+
+
+def header_elsewhere(
+    ref: str, home: Home, *, quick: bool = False, report: Report = silent, cancel: CancelToken | None = None
+) -> GgufHeader | None:
+    """The header of a model that is on the hub or a web server, read there or remembered.
+
+    Args:
+        ref: The reference.
+        home: Where headers are remembered.
+        quick: Ask no network; None is returned for what is not remembered.
+        report: Told about the bytes.
+        cancel: Stops it.
+
+    Raises:
+        UnknownModel: When there is no such file.
+        DownloadFailed: When it cannot be reached.
+        ModelFileBroken: When it is no readable GGUF.
+        Cancelled: When `cancel` was.
+    """
+    if quick:
+        kept = recall_heads(home, ref)
+        return header_of_heads(kept) if kept else None
+    return header_of_heads(_heads(ref, home, _Way(quick, report, cancel)))
 
 
 def _heads(ref: str, home: Home, way: _Way) -> list[Head]:
