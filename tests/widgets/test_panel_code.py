@@ -81,6 +81,15 @@ scorers = st.lists(
         st.builds(score.max_words, st.integers(1, 99), name=st.sampled_from(["", "short"])),
         st.builds(score.min_characters, st.integers(1, 99), negate=st.booleans()),
         st.builds(score.json_valid, required=st.lists(st.sampled_from("ab"), unique=True), negate=st.booleans()),
+        st.builds(score.json_schema, st.just({"type": "object", "required": ["a"]})),
+        st.builds(
+            score.similarity, st.just(["a", "b"]), method=st.sampled_from(["ratio", "words"]), at_least=st.just(0.5)
+        ),
+        st.builds(
+            score.rubric, st.just("It's polite."), levels=st.integers(2, 5), when=st.sampled_from(["", "expected"])
+        ),
+        st.builds(score.judge, over=st.just("a"), weight=st.just(2.0)),
+        st.just(score.weighted([score.contains("x", weight=3.0), score.max_words(3)], at_least=0.5)),
     ),
     max_size=4,
 )
@@ -206,6 +215,27 @@ def test_typed_inputs_and_scorers_round_trip(lab, opened, kind, typed, rows):
     ((_, (grid,), kwargs),) = run_code(panel.code)
     assert grid == noa_lab.Grid(panel.grid.prompts, rows, sampling=[{"temperature": 0.7, "max_tokens": 48}])
     assert kwargs["scorers"] == [score.contains("a: b"), score.max_words(5, name="short"), score.json_valid()]
+
+
+def test_typed_scorers_of_every_kind(lab, opened):
+    panel = opened(ComparePanel(lab=lab))
+    lines = (
+        "not_contains_any: a, b",
+        'json_schema: {"type": "object"}',
+        "max_tokens: 9",
+        "kind = rubric: It is kind.",
+        "refusal",
+    )
+    panel.fill(inputs="France", scorers="\n".join(lines))
+    assert panel.settle()
+    ((_, _, kwargs),) = run_code(panel.code)
+    assert kwargs["scorers"] == [
+        score.contains_any(["a", "b"], negate=True),
+        score.json_schema({"type": "object"}),
+        score.max_tokens(9),
+        score.rubric("It is kind.", name="kind"),
+        score.refusal(),
+    ]
 
 
 def test_inputs_from_a_file_stay_a_path_and_frames_are_written_out(lab, opened, tmp_path: Path):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from noa_lab.experiments.score._specs import COMBINED, FLAGS, kind_of_spec
+from noa_lab.experiments.score._specs import COMBINED, call_of_spec
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 
 if TYPE_CHECKING:
@@ -143,16 +143,12 @@ def _scorer(spec: Mapping[str, Any]) -> str:
         negated = ", negate=True" if key == "not_function" else ""
         ends = "".join(f", {end}={options[end]!r}" for end in ("low", "high") if end in options)
         return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r}{ends})"
-    key, kind = kind_of_spec(options) or ("", "")
-    argument = options.pop(key)
-    if options.get("name") == key:
-        del options["name"]
-    options |= {"negate": True} if key != kind else {}
+    kind, positional, named = call_of_spec(options)
     if kind in COMBINED:
-        first = [_listed("[", [_scorer(each) for each in argument], "]", indent=4)]
+        first = [_listed("[", [_scorer(each) for each in positional[0]], "]", indent=4)]
     else:
-        first = [] if kind in FLAGS else [repr(argument)]
-    return f"lab.score.{kind}({', '.join([*first, _arguments(options)]).removesuffix(', ')})"
+        first = [repr(each) for each in positional]
+    return f"lab.score.{kind}({', '.join([*first, _arguments(named)]).removesuffix(', ')})"
 
 
 def _arguments(values: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> str:

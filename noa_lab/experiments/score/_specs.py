@@ -19,6 +19,7 @@ __all__ = [
     "KINDS",
     "MODEL_KINDS",
     "asks_model",
+    "call_of_spec",
     "declared_range",
     "kind_of_spec",
     "score_facts",
@@ -79,6 +80,24 @@ def kind_of_spec(spec: Mapping[str, Any]) -> tuple[str, str] | None:
     """The key that names the scorer, as written and without `not_`; None where none or several do."""
     found = [key for key in spec if key in KINDS or (key.startswith("not_") and key.removeprefix("not_") in KINDS)]
     return (found[0], found[0].removeprefix("not_")) if len(found) == 1 else None
+
+
+def call_of_spec(spec: Mapping[str, Any]) -> tuple[str, list[Any], dict[str, Any]]:
+    """The call that makes the scorer of a specification: a function of `noa_lab.score`, its positional and its named arguments.
+
+    Not for functions, which no specification holds; the parts of a combined scorer stay specifications.
+
+    Raises:
+        BadInput: When the specification names no scorer, or several.
+    """
+    options = dict(spec)
+    key, kind = kind_of_spec(options) or _no_kind(options)
+    argument = options.pop(key)
+    if options.get("name") == key:
+        del options["name"]
+    if key != kind:
+        options["negate"] = True
+    return kind, [] if kind in FLAGS else [argument], options
 
 
 def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:
