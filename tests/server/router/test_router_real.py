@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -150,29 +150,28 @@ def test_a_stream_comes_while_it_is_written(router):
 
 
 def test_cancelling_a_client_stops_the_decoding(router):
-    def busy() -> int:
-        with http(router) as ask:
-            return sum(slot["is_processing"] for slot in ask.get("/slots", params={"model": "second"}).json())
-
-    body = {"prompt": STORY, "n_predict": 480, "ignore_eos": True, "model": "second", "temperature": 1.0}
-    with http(router) as ask, ask.stream("POST", "/completion", json={**body, "stream": True}) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        assert busy() == 1
-    _within(3, lambda: busy() == 0)
-
-    def ask_and_give_up() -> None:
-        with http(router) as ask, pytest.raises(httpx.ReadTimeout):
-            ask.post("/completion", json=body, timeout=0.7)
-
-    without_stream = threading.Thread(target=ask_and_give_up)
-    without_stream.start()
-    _within(3, lambda: busy() == 1)
-    without_stream.join()
-    _within(3, lambda: busy() == 0)
+    body = {"prompt": STORY, "n_predict": 480, "ignore_eos": True, "model": "second", "stream": True}
+    with http(router) as look:
+        with http(router) as ask, ask.stream("POST", "/completion", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            assert _at_work(look) is not None
+        _within(5, lambda: look.get("/v1/models").json()["data"][1]["in_flight"] == 0)
+        # How long llama-server takes to notice depends on the machine; how far it has come tells whether it was cancelled.
+        furthest, deadline = 0, time.perf_counter() + 60
+        while (written := _at_work(look)) is not None:
+            furthest = max(furthest, written)
+            assert time.perf_counter() < deadline
+        assert furthest < 400, "it went on to the end"
 
 
-def _within(seconds: float, condition) -> None:
+def _at_work(ask: httpx.Client) -> int | None:
+    """Tokens written so far by the second model's slot that is at work; None when none is."""
+    slots = ask.get("/slots", params={"model": "second"}).json()
+    return next((one["next_token"][0]["n_decoded"] for one in slots if one["is_processing"]), None)
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> None:
     deadline = time.perf_counter() + seconds
     while not condition():
         assert time.perf_counter() < deadline, "it did not happen in time"
