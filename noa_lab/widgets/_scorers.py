@@ -12,7 +12,10 @@ from noa_lab.widgets._source import Raw, literal
 
 __all__ = ["SCORER_LINES", "scorer_code", "scorer_words", "typed_scorers"]
 
-SCORER_LINES = "One a line, for example: contains: {{ expected }} · max_words: 30 · json_valid · short = max_characters: 80 · rubric: It is polite."
+SCORER_LINES = (
+    "One a line, for example: contains: {{ expected }} · max_words: 30 · json_valid · short = max_characters: 80 · "
+    "rubric: It is polite."
+)
 """What a user is told about the lines."""
 
 _LINE = re.compile(r"(?:(?P<name>[\w -]+?)\s*=\s*)?(?P<kind>\w+)\s*(?::\s*(?P<argument>.*))?")
