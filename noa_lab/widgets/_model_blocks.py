@@ -118,19 +118,18 @@ def _words(key: str, value: object) -> str:
 
 
 def removal(plan: Removal, asked: bool, *, enabled: bool) -> Block:
-    """What removing does; the button that does it appears after one that asks."""
+    """What removing does. The button asks, and takes the question back; another one, that appears before it, does it."""
     args = {"model": plan.model}
-    ask = button("remove", f"Remove {plan.model}", enabled=enabled and not plan.used_by, args=args)
-    sure = [
-        button("really_remove", f"Yes, remove {plan.model}", enabled=enabled, primary=True, args=args),
-        button("keep", "Keep it", enabled=enabled),
-    ]
+    sure = button("really_remove", f"Yes, remove {plan.model}", enabled=enabled, primary=True, args=args)
+    ask = button(
+        "remove", "Keep it" if asked else f"Remove {plan.model}", enabled=enabled and not plan.used_by, args=args
+    )
     return section(
         "remove-fold",
         "Remove it",
         [
             text("removal", str(plan), kind="warn" if asked or plan.used_by else None),
-            buttons("remove-buttons", sure if asked else [ask]),
+            buttons("remove-buttons", [sure if asked else None, ask]),
         ],
         folded=not asked,
     )

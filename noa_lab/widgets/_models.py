@@ -121,14 +121,10 @@ class ModelPanel(Panel):
         self._work(_GETTING, lambda report, cancel: self.lab.models.get(ref, report=report, cancel=cancel), self._got)
 
     def do_pause(self) -> None:
-        """Let the download rest."""
-        if self._job is not None:
-            self._job.token.pause()
-
-    def do_resume(self) -> None:
-        """Let the download go on."""
-        if self._job is not None:
-            self._job.token.resume()
+        """Let the download rest, or go on: one button, so that the focus stays on it."""
+        token = self._job.token if self._job is not None else None
+        if token is not None:
+            token.resume() if token.paused else token.pause()
 
     def do_verify(self) -> None:
         """Read the whole file again and compare its hash."""
@@ -184,12 +180,8 @@ class ModelPanel(Panel):
         self._work("Importing the model", work, lambda model: self._tell_of(model, "can be used where it is"))
 
     def do_remove(self, model: str) -> None:
-        """Ask whether the model shall really go."""
-        self._removing = str(model)
-
-    def do_keep(self) -> None:
-        """Do not remove it."""
-        self._removing = ""
+        """Ask whether the model shall really go; pressed again, it stays."""
+        self._removing = "" if self._removing == model else str(model)
 
     def do_really_remove(self, model: str) -> None:
         """Remove the model that was asked about."""
@@ -261,7 +253,7 @@ class ModelPanel(Panel):
                 ),
                 button("verify", "Verify it", enabled=idle and here),
                 button("fit", "Look closer", enabled=idle),
-                button("resume" if paused else "pause", "Go on" if paused else "Pause") if getting else None,
+                button("pause", "Go on" if paused else "Pause") if getting else None,
                 button("cancel", "Cancel", enabled=not idle),
                 button("refresh", "Look again", enabled=idle),
             ],

@@ -68,6 +68,8 @@ class ServerMemory:
     def remember(self, server: Server) -> None:
         """Write down what the load took, once for each model and settings; that it cannot be written is told, and hinders nothing."""
         settings = server.settings
+        if settings.options or settings.embeddings:
+            return  # they may take more, which would be put down to the model
         try:
             status = server.status()
             memory.remember_load(

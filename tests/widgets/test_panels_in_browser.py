@@ -264,6 +264,48 @@ def test_a_whole_comparison_by_keyboard_alone(show, lab):
     assert shown.problems == []
 
 
+def test_a_model_is_got_and_removed_by_keyboard_alone(show, lab):
+    shown = show(ModelPanel(lab=lab))
+    page = shown.page
+    focused = "document.activeElement.textContent"
+
+    def tab_to(label):
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(focused) == label:
+                return
+        raise AssertionError(f"{label} cannot be reached")
+
+    page.locator("body").click(position={"x": 2, "y": 2})
+    tab_to("half-1b")
+    page.keyboard.press("Enter")
+    shown.until(lambda: page.get_by_role("button", name="Go on getting it").is_visible())
+    lab.gate = threading.Event()
+    tab_to("Go on getting it")
+    page.keyboard.press("Enter")
+    shown.until(lambda: page.get_by_role("button", name="Pause").is_visible())
+    tab_to("Pause")
+    page.keyboard.press("Enter")
+    shown.until(lambda: "paused" in page.locator(".noa-status").inner_text())
+    assert page.evaluate(focused) == "Go on", "the same key lets it go on"
+    page.keyboard.press("Enter")
+    shown.until(lambda: "paused" not in page.locator(".noa-status").inner_text())
+    lab.gate.set()
+    shown.until(lambda: "half-1b is here" in page.locator(".noa-strip").inner_text())
+    shown.settle()
+    page.locator("body").click(position={"x": 2, "y": 2})
+    tab_to("Remove it")
+    page.keyboard.press("Enter")
+    tab_to("Remove half-1b")
+    page.keyboard.press("Enter")
+    shown.until(lambda: page.get_by_role("button", name="Yes, remove half-1b").is_visible())
+    assert page.evaluate(focused) == "Keep it", "a second Enter does no harm"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    shown.until(lambda: ("remove", "half-1b") in lab.calls)
+    assert shown.problems == []
+
+
 def test_typed_keys_are_no_shortcuts_but_shortcuts_still_are(show, lab):
     shown = show(ComparePanel(lab=lab))
     shown.page.get_by_label("The inputs").click()
