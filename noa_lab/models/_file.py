@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from noa_lab.errors import UnknownName
+
+if TYPE_CHECKING:
+    from noa_lab.models.memory import Fit
 
 __all__ = ["ModelFile", "ModelMetadata", "ModelPart"]
 
@@ -89,6 +94,24 @@ class ModelFile:
     def files(self) -> tuple[Path, ...]:
         """Every file of the model: its parts, or the one that it is."""
         return tuple(part.path for part in self.parts) or (self.path,)
+
+    def fit(self, **settings: Any) -> Fit:
+        """Whether a server with it would fit into the memory that is free now.
+
+        Args:
+            settings: As for `lab.models.fit`: context_size, slots, cache_type_k, ...
+
+        Raises:
+            BadInput: When a setting is not allowed.
+            ModelFileBroken: When the file is gone.
+        """
+        from noa_lab.models.memory import MemorySettings, fit_of_file
+        from noa_lab.paths import Home
+
+        unknown = settings.keys() - {each.name for each in fields(MemorySettings)}
+        if unknown:
+            raise UnknownName.among("setting", min(unknown), [each.name for each in fields(MemorySettings)])
+        return fit_of_file(self, Home.default(), MemorySettings(**settings))
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON; the chat template is left out for length."""

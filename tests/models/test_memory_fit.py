@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from noa_lab.download import RemoteFile
 from noa_lab.errors import BadInput, Cancelled, DownloadFailed, ModelFileBroken, UnknownModel
 from noa_lab.events import CancelToken
-from noa_lab.models import Models
+from noa_lab.models import ModelFile, Models
 from noa_lab.models._gguf import read_header_of
 from noa_lab.models._gguf_header import GgufHeader
 from noa_lab.models._reference import WebFile
@@ -149,6 +149,14 @@ def test_the_list_says_what_fits_without_network_or_program(empty_home: Home, mo
     assert 0.6 * GB < (rows["mine"].needs_bytes or 0) < 2.5 * GB
     assert rows["llama-3.2-3b"].needs_bytes == 4 * GB
     assert rows["llama-3.2-3b"].size == "about 2 GB"
+
+
+@pytest.mark.real
+def test_a_model_file_answers_for_itself(model: ModelFile, runtime: Runtime) -> None:
+    fit = model.fit(context_size=8192, slots=1)
+    assert (fit.model, fit.how, fit.settings.context_size) == (model.name, "llama-fit-params", 8192)
+    with pytest.raises(BadInput, match="Did you mean 'slots'"):
+        model.fit(slot=1)
 
 
 # Before the download: the beginning of a file that is somewhere else.
