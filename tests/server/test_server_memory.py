@@ -12,10 +12,10 @@ from control_groups import JOIN, control_group, oom_kills
 
 from noa_lab.errors import NotEnoughMemory
 from noa_lab.events import Progress
-from noa_lab.models import memory
+from noa_lab.models import ModelFile, memory
 from noa_lab.models.memory import _find_fit as finding
 from noa_lab.paths import Home
-from noa_lab.runtime import FreeMemory
+from noa_lab.runtime import FreeMemory, Runtime
 from noa_lab.workbench import Lab
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
@@ -76,6 +76,13 @@ def test_a_load_is_written_down_once_and_makes_the_next_answer_surer(home: Home)
     assert "corrected by 1 past load" in str(after)
     assert after.high_bytes - after.low_bytes < before.high_bytes - before.low_bytes
     assert after.bytes == pytest.approx(before.bytes, rel=0.05)
+
+
+def test_six_loads_of_a_model_are_enough(home: Home, model: ModelFile, runtime: Runtime) -> None:
+    for slots in range(1, 10):
+        settings = memory.MemorySettings(512, slots)
+        memory.remember_load(home, model, runtime, settings, load_mode="auto", peak_bytes=200_000_000)
+    assert [load.settings.slots for load in memory.past_loads(home)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_home_that_cannot_be_written_to_hinders_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

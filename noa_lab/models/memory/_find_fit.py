@@ -33,6 +33,8 @@ __all__ = ["find_fit", "fit_of_file", "header_elsewhere", "remember_load"]
 
 _WORDS = re.compile(r"(\d+(?:\.\d+)?)\s*(GB|MB)", re.IGNORECASE)
 _WORDS_DOUBT = 0.4
+_ENOUGH_LOADS = 6
+"""Loads of one model on one llama.cpp that are measured; each takes a look of a few tenths of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def remember_load(
     peak_bytes: int,
     cancel: CancelToken | None = None,
 ) -> None:
-    """Remember what a load really took, unless one of this model with these settings is remembered already.
+    """Remember what a load really took, unless one with these settings or enough others of this model are remembered already.
 
     Args:
         home: The home.
@@ -132,7 +134,8 @@ def remember_load(
         Cancelled: When `cancel` was.
     """
     known = (model.sha256 or model.name, runtime.id, settings, load_mode)
-    if not peak_bytes or any(load.identity == known for load in past_loads(home)):
+    alike = [load.identity for load in past_loads(home) if load.identity[:2] == known[:2]]
+    if not peak_bytes or known in alike or len(alike) >= _ENOUGH_LOADS:
         return
     header = _header_of_files(model.files)
     told = ask_fit_params(runtime, model.path, header, settings, cancel=cancel) or estimate(header, settings)
