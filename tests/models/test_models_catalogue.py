@@ -32,11 +32,10 @@ ENTRY = "models:\n  - name: mine\n    sources: [hf://a/b/c.gguf]\n    file: c.gg
 
 def test_the_built_in_list(tmp_path: Path) -> None:
     found = catalogue(Home(tmp_path), start=tmp_path)
-    assert found.names() == ("smollm2-135m", "llama-3.2-3b", "mistral-7b", "codellama-7b", "llama-3.1-8b")
+    assert {"smollm2-135m", "llama-3.2-3b", "mistral-7b", "codellama-7b", "llama-3.1-8b"} < set(found.names())
     assert found.default.name == "smollm2-135m"
     assert found.default.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     assert found.default.size_bytes == 98_362_432
-    assert len(found) == 5
     assert "mistral-7b" in found
     sources = [source for entry in found for source in entry.sources]
     assert set(SEED_URLS) <= set(sources)
@@ -49,6 +48,24 @@ def test_what_was_not_checked_here_claims_nothing(tmp_path: Path) -> None:
             assert entry.size.startswith("about")
         assert entry.licence
         assert entry.use_case
+        assert entry.ram
+
+
+def test_the_documents_table_is_in_it(tmp_path: Path) -> None:
+    """What the plan that this lab follows recommends, and for which task."""
+    found = catalogue(Home(tmp_path), start=tmp_path)
+    tasks = {"llama-3.2-3b": "fast-agent", "mistral-7b": "general", "codellama-7b": "code", "llama-3.1-8b": "reasoning"}
+    assert all(task in found.get(name).tags for name, task in tasks.items())
+    assert {found.get(name).quantization for name in tasks} == {"Q4_K_M"}
+    sizes = [(found.get(name).size, found.get(name).ram) for name in tasks]
+    assert sizes == [(f"about {size} GB", f"about {ram} GB") for size, ram in ((2, 4), (4, 8), (4, 8), (5, 10))]
+    for task in ("fast-agent", "general", "code", "reasoning"):
+        assert [entry.name for entry in found if task in entry.tags]
+
+
+def test_every_source_says_the_name_of_the_file(tmp_path: Path) -> None:
+    for entry in catalogue(Home(tmp_path), start=tmp_path):
+        assert all(source.endswith(f"/{entry.file}") for source in entry.sources)
 
 
 def test_the_shipped_project_file_is_valid() -> None:
@@ -85,7 +102,8 @@ def test_replacing_the_default_entry_keeps_a_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "models: []\n", "# nothing\n"])
 def test_an_empty_file_adds_nothing(tmp_path: Path, text: str) -> None:
-    assert len(catalogue(Home(tmp_path), start=project(tmp_path, text))) == 5
+    built_in = len(catalogue(Home(tmp_path), start=tmp_path))
+    assert len(catalogue(Home(tmp_path), start=project(tmp_path, text))) == built_in
 
 
 @pytest.mark.parametrize(
