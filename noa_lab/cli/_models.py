@@ -53,7 +53,8 @@ def get(ref: str, as_json: bool) -> None:
     if as_json:
         print_json(model.as_dict())
     else:
-        click.echo(f"{model.name}: {model.path} ({size(model.size_bytes)}, sha256 {model.sha256})")
+        vouched = "" if model.verified else "; unverified: no hash to hold it against was known"
+        say(f"{model.name}: {model.path} ({size(model.size_bytes)}, sha256 {model.sha256}{vouched})")
 
 
 @models.command()

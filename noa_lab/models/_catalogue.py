@@ -31,7 +31,7 @@ class CatalogueEntry(StrictModel):
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     """References to get it from, tried in this order."""
     file: str = Field(max_length=200)
-    """Name of its file in the models folder."""
+    """Name of its file in the models folder, of a split model of the first part."""
     quantization: str = ""
     """For example "Q4_K_M"."""
     size: str = ""
@@ -39,7 +39,8 @@ class CatalogueEntry(StrictModel):
     size_bytes: int | None = Field(default=None, ge=24)
     """Its exact size; None where it is not known."""
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Hash of the file; None where it is not known. A file with another hash is refused."""
+    """Hash of the file, or of a split model as `ModelFile.sha256` says; None where it is not known. A model with another hash is
+    refused."""
     ram: str = ""
     """Memory that it needs, in words."""
     context_length: int | None = Field(default=None, ge=1)

@@ -200,7 +200,7 @@ class ModelPanel(Panel):
         self._again()
 
     def _got(self, model: ModelFile) -> None:
-        self._tell_of(model, "is here and verified" if model.verified else "is here")
+        self._tell_of(model, "is here and verified" if model.verified else "is here, unverified (no hash was known)")
 
     def _tell_of(self, model: ModelFile, what: str) -> None:
         self.model = model
