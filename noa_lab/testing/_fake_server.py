@@ -65,12 +65,14 @@ class FakeLlamaServer:
     Attributes:
         seen: The requests so far: path, body, headers (lower case) and the number of their connection.
         hung_up: Streams that the client closed before their end.
+        remember: Most requests kept in `seen`; None keeps all.
     """
 
     def __init__(self, scripts: Sequence[Script] = (Script(),), bodies: Mapping[str, Any] | None = None) -> None:
         self._scripts = list(scripts)
         self._bodies = {"/health": {"status": "ok"}, **(bodies or {})}
         self.seen: list[_Seen] = []
+        self.remember: int | None = None
         self.hung_up = 0
         self._connections = 0
         self._loop = asyncio.new_event_loop()
@@ -143,6 +145,8 @@ class FakeLlamaServer:
         data = await reader.readexactly(int(headers.get("content-length", "0")))
         body = json.loads(data) if data else None
         self.seen.append(_Seen(path, body, headers, number))
+        if self.remember is not None:
+            del self.seen[: -self.remember]
         if path not in _SCRIPTED:
             known = path in self._bodies
             await _plain(writer, 200 if known else 404, self._bodies.get(path, _envelope(404, "File Not Found")))

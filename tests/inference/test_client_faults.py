@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 
-from noa_lab.errors import BadInput, ContextOverflow, RequestRefused, StreamBroken, Unreachable
+from noa_lab.errors import BadInput, ContextOverflow, RequestRefused, StreamBroken, UnknownModel, Unreachable
 from noa_lab.inference import (
     AsyncLlamaClient,
     ChatMessage,
@@ -19,6 +20,7 @@ from noa_lab.inference import (
     InferenceConfig,
     LlamaClient,
     LlamaInferenceEngine,
+    RoutedEngine,
 )
 from noa_lab.testing import FakeLlamaServer, Script
 
@@ -460,6 +462,46 @@ def test_a_refusal_is_not_sent_again() -> None:
         with LlamaClient(fake.base_url, recover=supervisor.recover) as client, pytest.raises(RequestRefused):
             client.completion(ASK)
         assert supervisor.errors == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (404, {"message": "no such model", "type": "model_not_found", "known": ["qwen", "llama"], "nearest": "llama"}),
+        (400, {"message": "model 'lama' not found", "type": "invalid_request_error"}),
+    ],
+)
+def test_a_model_that_a_router_does_not_have(status: int, error: dict[str, object]) -> None:
+    with FakeLlamaServer([Script(status=status, body={"error": error})]) as fake:
+        with RoutedEngine(fake.base_url, "lama") as engine, pytest.raises(UnknownModel) as caught:
+            engine.generate("x")
+        assert fake.seen[0].body["model"] == "lama"
+    assert ("llama" in caught.value.fix) == (status == 404)
+
+
+@pytest.mark.full
+def test_many_streams_for_long_do_not_grow() -> None:
+    """64 streams at once for 2 minutes; the memory after the first 40 s is the memory at the end."""
+    process, sizes = psutil.Process(), []
+
+    async def one(engine: LlamaInferenceEngine, end: float) -> None:
+        while time.monotonic() < end:
+            async for _ in engine.astream("x"):
+                pass
+
+    async def crowd(engine: LlamaInferenceEngine) -> None:
+        end = time.monotonic() + 120
+        tasks = [asyncio.create_task(one(engine, end)) for _ in range(64)]
+        while time.monotonic() < end:
+            await asyncio.sleep(5)
+            sizes.append(process.memory_info().rss / 1e6)
+        await asyncio.gather(*tasks)
+
+    with FakeLlamaServer([Script(pieces=[" token"] * 100, pause=0.05)]) as fake:
+        fake.remember = 100
+        with LlamaInferenceEngine(fake.base_url, "m") as engine:
+            asyncio.run(crowd(engine))
+    assert max(sizes[-4:]) < max(sizes[8:12]) + 3, sizes
 
 
 def test_the_model_is_named_in_every_request() -> None:

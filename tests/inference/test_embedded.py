@@ -61,6 +61,7 @@ def test_template_is_the_servers(engine: EmbeddedEngine, real_server: RealServer
         InferenceConfig(max_tokens=12, seed=5),
         InferenceConfig(max_tokens=12, seed=7, temperature=1.2, top_k=0, top_p=1.0, min_p=0.02, repeat_penalty=1.3),
         InferenceConfig(max_tokens=12, seed=2**32 - 2, top_k=5, top_p=0.5),
+        InferenceConfig(max_tokens=12, seed=3, temperature=1.5, grammar='root ::= ("red" | "blue" | " " | ",")+'),
     ],
 )
 def test_samplers_are_the_servers(engine: EmbeddedEngine, real_server: RealServer, config: InferenceConfig) -> None:
@@ -68,8 +69,52 @@ def test_samplers_are_the_servers(engine: EmbeddedEngine, real_server: RealServe
     with LlamaInferenceEngine(real_server.url, "m", real_server.key, cache_prompt=False) as server:
         there = server.chat(messages, config)
     here = engine.chat(messages, config)
-    same = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "seed")
+    same = ("text", "finish_reason", "prompt_tokens", "completion_tokens", "seed", "token_ids")
     assert [getattr(here, name) for name in same] == [getattr(there, name) for name in same]
+
+
+@pytest.mark.real
+def test_probabilities_are_the_servers(engine: EmbeddedEngine, real_server: RealServer) -> None:
+    config = InferenceConfig(temperature=0.0, max_tokens=5, n_probs=4)
+    with LlamaInferenceEngine(real_server.url, "m", real_server.key, cache_prompt=False) as server:
+        for here, there in zip(
+            engine.generate("The sky is", config).logprobs, server.generate("The sky is", config).logprobs, strict=True
+        ):
+            assert (here.token, here.piece) == (there.token, there.piece)
+            assert here.logprob == pytest.approx(there.logprob, abs=0.02)
+            assert [each.token for each in here.top][:2] == [each.token for each in there.top][:2]
+        scored = [each.continuation_logprobs("The sky is", " blue and grey") for each in (engine, server)]
+        assert [found.logprob for found in scored[0].tokens] == pytest.approx(
+            [found.logprob for found in scored[1].tokens], abs=0.05
+        )
+        texts = ["Paris is a city.", "A town", "x " * 70]
+        here, there = engine.embed(texts), server.embed(texts)
+    assert here.prompt_tokens == there.prompt_tokens
+    for one, other in zip(here.vectors, there.vectors, strict=True):
+        assert sum(a * b for a, b in zip(one, other, strict=True)) > 0.999
+
+
+@pytest.mark.real
+def test_a_cancel_is_noticed_in_the_middle_of_the_prompt(gguf: Path) -> None:
+    """One batch of 512 tokens takes longer than the bound; half of it has been read when the cancel comes."""
+    with EmbeddedEngine(gguf, context_size=2048, threads=1) as engine:
+        prompt = "word " * 500
+        began = time.monotonic()
+        engine.generate(prompt, SHORT)
+        whole = time.monotonic() - began
+        stream = engine.stream("other " + prompt, SHORT)
+        closer = threading.Timer(whole / 3, stream.close)
+        began = time.monotonic()
+        closer.start()
+        assert list(stream) == []
+        closer.join()
+        left = time.monotonic()
+        assert (
+            engine.generate("x", SHORT).cached_tokens == 0
+        )  # waits until the child is free; nothing half-read is reused
+        assert time.monotonic() - left < whole / 2
+        again = engine.generate(prompt, SHORT)
+        assert (again.cached_tokens, again.prompt_tokens) == (0, 501)
 
 
 @pytest.mark.real
