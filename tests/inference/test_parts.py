@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -124,6 +125,17 @@ def test_beginning_of_text_is_not_doubled() -> None:
 def test_hostile_and_broken_templates(source: str) -> None:
     with pytest.raises(TemplateInvalid):
         render(source, ("user", "x"))
+
+
+def test_todays_date_is_given() -> None:
+    today = dt.datetime.now().astimezone()
+    assert render("{{ date_string }}, {{ datetime }}", ("user", "x")) == f"{today:%d %b %Y}, {today:%b %d %Y}"
+
+
+def test_what_is_said_is_trimmed_where_the_server_does() -> None:
+    source = "{{ messages[0].content }}!{# You have access to the following functions in JSONSchema format #}"
+    assert render(source, ("user", " x ")) == "x!"
+    assert render(source[:26], ("user", " x ")) == " x !"
 
 
 def test_generation_marks_change_no_text() -> None:

@@ -20,6 +20,9 @@ _PROBE = "noa-lab-probe"
 _THINKING = ("think", "thought", "reasoning", "<|channel|>")
 """Words by which a template shows that answers begin with thoughts."""
 
+_TRIMMED = "You have access to the following functions in JSONSchema format"
+"""By this text llama-server knows StepFun's template, for which it trims what is said."""
+
 
 class ChatTemplate:
     """Renders conversations as llama-server's `/apply-template` does (`common/chat.cpp`, b11312).
@@ -52,6 +55,7 @@ class ChatTemplate:
         self._strip_bos, self._strip_eos = add_bos and bool(bos), add_eos and bool(eos)
         self._knows_system = self._probe()
         self._thinks = any(word in source.lower() for word in _THINKING)
+        self._trims = _TRIMMED in source
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of a conversation, up to where the answer begins.
@@ -63,6 +67,8 @@ class ChatTemplate:
             TemplateInvalid: When the template refuses the conversation, in the template's own words.
         """
         turns = [dict(message) for message in messages]
+        if self._trims:
+            turns = [{**turn, "content": turn["content"].strip()} for turn in turns]
         begun = ""
         if turns[-1]["role"] == "assistant":
             if self._thinks:
@@ -93,6 +99,8 @@ class ChatTemplate:
                 eos_token=self._eos,
                 enable_thinking=True,
                 add_generation_prompt=True,
+                date_string=_now("%d %b %Y"),
+                datetime=_now("%b %d %Y"),
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             raise _invalid(error) from None
@@ -118,7 +126,9 @@ def _environment() -> SandboxedEnvironment:
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", Generation],
     )
     environment.filters["tojson"] = _to_json
     environment.globals.update(raise_exception=_refuse, strftime_now=_now)
