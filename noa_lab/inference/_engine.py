@@ -26,10 +26,10 @@ from noa_lab.inference._loop import background
 from noa_lab.inference._overflow import fit_conversation, fit_tokens, room_for_prompt
 from noa_lab.inference._protocol import AsyncTextStream, Capabilities, Prompt, TextStream
 from noa_lab.inference._question import Question
+from noa_lab.inference._sampling import constraint
 from noa_lab.inference._streams import Emit, RunningAsyncStream, RunningStream
 from noa_lab.inference._tools import Tool, ToolChoice, as_tools, check_called, check_choice
 from noa_lab.inference._types import ChatMessage, InferenceConfig
-from noa_lab.inference.schema import schema_grammar
 
 __all__ = ["EngineBase", "ignore"]
 
@@ -233,7 +233,7 @@ class EngineBase(abc.ABC):
     async def _ask(self, question: Question, emit: Emit) -> Completion:
         """Answer, after what an overflow policy leaves out has been left out."""
         await self._check_honoured(question.config)
-        question = dataclasses.replace(question, grammar=_grammar(question.config))
+        question = dataclasses.replace(question, grammar=constraint(question.config))
         if not question.tools:
             return await self._ask_fitting(question, emit)
         support = (await self._capabilities()).tools
@@ -342,11 +342,6 @@ class EngineBase(abc.ABC):
             work.close()
             raise
         return await background().hop(work)
-
-
-def _grammar(config: InferenceConfig) -> str | None:
-    """What constrains the answer; a JSON schema that cannot be held to is refused here, before anything is sent."""
-    return config.grammar if config.json_schema is None else schema_grammar(config.json_schema)
 
 
 def ignore(piece: str) -> None:

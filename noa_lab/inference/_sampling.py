@@ -8,8 +8,9 @@ from typing import Any
 
 from noa_lab.errors import RequestRefused
 from noa_lab.inference._types import InferenceConfig
+from noa_lab.inference.schema import schema_grammar
 
-__all__ = ["REPEAT_LAST_N", "check_echo", "choose_seed", "explicit"]
+__all__ = ["REPEAT_LAST_N", "check_echo", "choose_seed", "constraint", "explicit"]
 
 REPEAT_LAST_N = 64
 """Tokens that `repeat_penalty` looks back on, prompt tokens included; llama-server's default."""
@@ -65,20 +66,37 @@ def explicit(config: InferenceConfig, seed: int) -> dict[str, Any]:
     }
 
 
+def constraint(config: InferenceConfig) -> str | None:
+    """The grammar that an answer is held to: the config's own, or that of its JSON schema.
+
+    Raises:
+        SchemaUnsupported: For a schema that cannot be held to, before anything is sent.
+    """
+    return config.grammar if config.json_schema is None else schema_grammar(config.json_schema)
+
+
 def check_echo(asked: Mapping[str, Any], settings: Mapping[str, Any], url: str) -> None:
-    """Compare what was asked for with what the server says it used: llama-server clamps some values without a word.
+    """Compare what was asked for with what the server says it used.
+
+    llama-server clamps some values without a word, and some of its versions leave out a grammar that they cannot read.
 
     Raises:
         RequestRefused: Naming the first field that differs.
     """
+    if asked.get("grammar") and settings.get("grammar", asked["grammar"]) != asked["grammar"]:
+        raise _changed("grammar", "another one", url)
     for name in _ECHOED:
         used = settings.get(name)
         if used is not None and abs(float(used) - float(asked[name])) > 1e-5 * max(1.0, abs(float(asked[name]))):
-            raise RequestRefused(
-                f"The server used {name} = {used} where {asked[name]} was asked for.",
-                fix=f"Choose a {name} that this server honours.",
-                url=url,
-                field=name,
-                status=200,
-                type="setting_changed",
-            )
+            raise _changed(name, f"{used} where {asked[name]} was asked for", url)
+
+
+def _changed(name: str, found: str, url: str) -> RequestRefused:
+    return RequestRefused(
+        f"The server used {name} = {found}.",
+        fix=f"Choose a {name} that this server honours.",
+        url=url,
+        field=name,
+        status=200,
+        type="setting_changed",
+    )

@@ -18,7 +18,7 @@ from noa_lab.inference._engine import EngineBase, ignore
 from noa_lab.inference._protocol import Capabilities, Mode, Prompt
 from noa_lab.inference._question import Question
 from noa_lab.inference._responses import completion_of
-from noa_lab.inference._sampling import check_echo, choose_seed, explicit
+from noa_lab.inference._sampling import check_echo, choose_seed, constraint, explicit
 from noa_lab.inference._server_facts import Props
 from noa_lab.inference._streams import Emit
 from noa_lab.inference._strict import Strict, check_mode
@@ -83,6 +83,9 @@ class LlamaInferenceEngine(EngineBase):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._api.connection.base_url!r}, {self.model_name!r})"
 
+    async def _check_honoured(self, config: InferenceConfig) -> None:
+        """llama-server honours all there is: it need not be asked."""
+
     async def _answer(self, question: Question, emit: Emit) -> Completion:
         if (question.mode or self._mode) == "fast":
             return await self._ask_completion(question, emit, {"cache_prompt": self._cache_prompt})
@@ -95,9 +98,8 @@ class LlamaInferenceEngine(EngineBase):
             return await self._ask_with_tools(question, emit, treatment)
         prompt, config = await self._text_or_tokens(question), question.config
         seed = choose_seed(config)
-        body = {**self._body(prompt, config, seed), **treatment}
-        if question.grammar is not None:
-            body["grammar"] = question.grammar
+        held_to = {} if question.grammar is None else {"grammar": question.grammar}
+        body = {**self._body(prompt, config, seed), **held_to, **treatment}
         response = await self._api.complete(body, emit)
         if not response.tokens_evaluated:
             raise self._no_tokens(prompt)
@@ -140,6 +142,8 @@ class LlamaInferenceEngine(EngineBase):
             **explicit(config, seed),
             "cache_prompt": self._cache_prompt and self._mode == "fast",
         }
+        if (grammar := constraint(config)) is not None:
+            body["grammar"] = grammar
         if self._id_slot is not None:
             body["id_slot"] = self._id_slot
         return body

@@ -94,6 +94,19 @@ def test_a_setting_that_the_server_changed_is_no_secret() -> None:
         engine.generate("x")
 
 
+def test_a_grammar_that_the_server_left_out_is_no_secret() -> None:
+    settings = {"temperature": 0.7, "grammar": ""}
+    with (
+        FakeLlamaServer([Script(final={"generation_settings": settings})]) as fake,
+        LlamaInferenceEngine(fake.base_url, "m") as engine,
+    ):
+        with pytest.raises(RequestRefused, match="grammar"):
+            engine.generate("x", InferenceConfig(json_schema={"type": "integer"}))
+        sent = next(seen.body for seen in fake.seen if seen.path == "/completion")
+    assert sent["grammar"].startswith("root ::= ")
+    assert "json_schema" not in sent
+
+
 def test_health_check_never_raises() -> None:
     with FakeLlamaServer() as fake:
         client = LlamaClient(fake.base_url)
