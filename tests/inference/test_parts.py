@@ -214,7 +214,7 @@ pieces = iter(stream); next(pieces)
 
 
 def test_importing_the_room_is_light() -> None:
-    code = "import sys, noa_lab.inference; print([m for m in ('httpx', 'llama_cpp', 'jinja2', 'numpy') if m in sys.modules])"
+    code = "import sys, noa_lab.inference; print([m for m in ('httpx', 'llama_cpp', 'jinja2', 'numpy', 'openai', 'jsonschema', 'json_repair') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -111,3 +111,42 @@ def test_a_model_by_name(shell: InteractiveShell, home: object, capsys: pytest.C
     assert shell.user_ns["answer"].completion_tokens <= 8
     assert "smollm2-135m · " in capsys.readouterr().out
     assert [server.model for server in lab.servers()] == ["smollm2-135m"]
+
+
+SETUP = """
+import noa_lab as lab
+from noa_lab.inference import Reply
+%load_ext noa_lab
+engine = lab.ScriptedEngine([Reply("one two three four five", piece_delay=1.0), "again"])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="interrupts by a signal")
+def test_the_stop_button_of_a_real_kernel() -> None:
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        assert client.execute_interactive(SETUP, timeout=60)["content"]["status"] == "ok"
+        shown: list[str] = []
+
+        def hear(message: dict) -> None:
+            content = message["content"]
+            shown.append(content.get("text") or content.get("data", {}).get("text/plain") or content.get("ename") or "")
+            if content.get("text") == " two":
+                manager.interrupt_kernel()
+
+        def run(cell: str) -> str:
+            shown.clear()
+            reply = client.execute_interactive(cell, timeout=60, output_hook=hear)
+            return str(reply["content"]["status"])
+
+        assert run("%%ask --engine engine --as answer\nCount.") == "ok"
+        assert "".join(shown).startswith("one two [stopped]")
+        assert run("%%ask --engine engine --as answer\nAgain.") == "ok"
+        assert "".join(shown).startswith("again\n[scripted · ")
+        assert run("print(answer.text, answer.finish_reason)") == "ok"
+        assert "".join(shown) == "again stop\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
