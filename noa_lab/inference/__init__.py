@@ -1,6 +1,8 @@
-"""The InferenceEngine protocol, its engines and the client of llama-server.
+"""The InferenceEngine protocol, its engines and the client of llama-server: everything that asks a model for tokens.
 
-Everything that asks a model for tokens goes through here.
+`_protocol` is what engines promise and `_engine` what they share; `_server_engine`, `_routed_engine`, `_openai_engine`, `_scripted`,
+`embedded` and `cassette` are the engines; `_client` over `_api` and `_http` is llama-server's client. `structure` gets objects from a
+model and `schema` turns JSON Schemas into grammars; `_tools` describes tools; `batch` answers many questions at once.
 """
 
 from noa_lab.inference._api import Recover

@@ -274,7 +274,8 @@ class EngineBase(abc.ABC):
         prompt = question.prompt
         if not is_conversation(prompt):
             tokens = await self._tokenize(prompt) if isinstance(prompt, str) else prompt
-            fitted, dropped = fit_tokens(check_tokens(tokens), room, question.config.overflow)
+            beginning = await self._tokenize("")
+            fitted, dropped = fit_tokens(check_tokens(tokens), room, question.config.overflow, beginning)
             return (prompt, None) if dropped is None else (fitted, dropped)
 
         async def count(turns: Sequence[ChatMessage]) -> int:

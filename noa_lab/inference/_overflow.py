@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 
 from noa_lab.errors import ContextOverflow
@@ -19,12 +20,24 @@ def room_for_prompt(context_size: int, config: InferenceConfig) -> int:
     return context_size - min(config.max_tokens, context_size // 2)
 
 
-def fit_tokens(tokens: Sequence[int], room: int, policy: str) -> tuple[Prompt, Dropped | None]:
-    """Cut token ids to `room`; the end always stays, because the answer follows it."""
+def fit_tokens(
+    tokens: Sequence[int], room: int, policy: str, beginning: Sequence[int]
+) -> tuple[Prompt, Dropped | None]:
+    """Cut token ids to `room`.
+
+    The end always stays, because the answer follows it, and so does the token that begins every text of the model.
+
+    Args:
+        tokens: The prompt.
+        room: Tokens it may have.
+        policy: "rolling_window" or "truncate_middle".
+        beginning: What the tokenizer adds to an empty text.
+    """
     over = len(tokens) - room
     if over <= 0:
         return tuple(tokens), None
-    head = room // 2 if policy == "truncate_middle" else 0
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(tokens, beginning, strict=False))
+    head = max(sum(1 for _ in same), room // 2 if policy == "truncate_middle" else 0)
     return (*tokens[:head], *tokens[head + over :]), Dropped(policy, over)
 
 
