@@ -57,7 +57,7 @@ class Estimate:
             f"{self.cells:,} answers; about {_round(self.prompt_tokens)} prompt tokens, of which {_round(self.evaluated_tokens)} have to "
             f"be evaluated; at most {_round(self.answer_tokens)} tokens of answers"
         )
-        time = f"; at most about {_minutes(self.minutes)}" if self.minutes is not None else ""
+        time = f"; that takes {_minutes(self.minutes)} at most" if self.minutes is not None else ""
         return f"{tokens}{time} ({self.basis})"
 
     def _repr_html_(self) -> str:
@@ -73,8 +73,10 @@ def _round(number: int) -> str:
 
 
 def _minutes(minutes: float) -> str:
+    if minutes * 60 < 10:
+        return "a few seconds"
     if minutes < 1:
-        return f"{max(1, round(minutes * 60))} seconds"
+        return f"{minutes * 60:.0f} seconds"
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
