@@ -14,6 +14,7 @@ from noa_lab.server.router._plan import RouterPlan
 if TYPE_CHECKING:
     from noa_lab.inference import Mode, RoutedEngine
     from noa_lab.paths import Home
+    from noa_lab.server._settings import ServerSettings
 
 __all__ = ["Router"]
 
@@ -38,6 +39,11 @@ class Router(Server):
     def default(self) -> str:
         """The model for requests that name none."""
         return self._plan.default
+
+    @property
+    def settings(self) -> ServerSettings:
+        """How the default model's server is run."""
+        return next(one.settings for one in self._plan.models if one.name == self.default)
 
     def models(self) -> list[dict[str, Any]]:
         """How each model is now: the entries of `GET /v1/models`.

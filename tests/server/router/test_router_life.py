@@ -117,6 +117,7 @@ def test_it_can_be_had_by_its_name_alone(start, bare_home):
         again = server.attach(bare_home, "router")
         assert isinstance(again, server.Router)
         assert (again.pid, again.names, again.default) == (router.pid, ("a", "b"), "a")
+        assert (again.model.name, again.settings.context_size) == ("a", 64)
         assert complete(again, "b") == "b"
         again.release()
     with pytest.raises(ServerMissing):

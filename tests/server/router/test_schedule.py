@@ -105,6 +105,55 @@ def test_a_model_that_loads_slowly_is_served_before_it_has_to_go_again():
     assert world.ask("a") in world.running, "it was loaded just now"
 
 
+def test_what_came_first_is_served_first_on_a_model_that_was_only_just_loaded():
+    world = World(SIZES, Policy(budget_bytes=10, linger_seconds=0))
+    first = world.ask("a")
+    world.ask("b")
+    world.started("a")
+    assert first in world.running
+
+
+def test_the_bound_is_counted_anew_after_each_loading():
+    world = World(SIZES, ONE)
+    world.ask("a")
+    world.started("a")
+    world.ask("b")
+    world.ask("c")
+    for _ in range(ONE.max_overtaken):
+        world.ask("a")
+    for request in list(world.running):
+        world.leave(request)
+    world.stopped("a")
+    world.started("b")
+    late = [world.ask("b") for _ in range(ONE.max_overtaken + 1)]
+    assert [request in world.running for request in late] == [True] * ONE.max_overtaken + [False]
+
+
+def test_one_that_gave_up_waiting_begins_anew():
+    world = World(SIZES, ONE)
+    world.ask("a")
+    world.started("a")
+    gone = world.ask("b")
+    for _ in range(ONE.max_overtaken):
+        world.ask("a")
+    world.leave(gone)
+    world.ask("b")
+    assert world.ask("a") in world.running
+
+
+def test_what_was_held_back_goes_on_in_the_order_in_which_it_came():
+    world = World({"a": 10, "b": 10, "big": 20}, TWO)
+    for name in ("a", "b"):
+        world.ask(name)
+        world.started(name)
+    big = world.ask("big")
+    world.wait(TWO.max_wait_seconds)
+    held = [world.ask(name) for name in ("b", "a", "b", "a")]
+    assert not set(held) & set(world.running)
+    world.leave(big)
+    assert list(world.running) == [1, 2, *held]
+
+
 def test_two_clients_that_take_turns_do_not_load_a_model_for_each_request():
     world = World(SIZES, ONE)
     asked = {"a": 0, "b": 0}
