@@ -15,6 +15,7 @@ from noa_lab.paths import Home
 from noa_lab.server._http import ask_json
 from noa_lab.server._serve import serve
 from noa_lab.server._settings import ServerSettings
+from noa_lab.server._stop import stop_all
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile
@@ -60,18 +61,19 @@ def measure_slots(
     wanted = settings.model_copy(update={"slots": max(choices), "context_size": _CONTEXT})
     best = dict.fromkeys(choices, 0.0)
     order = random.Random(1)
-    with (
-        tempfile.TemporaryDirectory(prefix="noa-lab-tune-") as folder,
-        serve(runtime, model, wanted, home=Home(Path(folder)), cancel=cancel) as server,
-    ):
-        _ask(server, 0, 1)  # the first request pays for what is made once
-        for _ in range(rounds):
-            for count in order.sample(list(choices), len(choices)):
-                if cancel is not None:
-                    cancel.check("Tuning")
-                tell(count)
-                best[count] = max(best[count], _speed(server, count, tokens))
-        server.stop()  # before its folder goes
+    with tempfile.TemporaryDirectory(prefix="noa-lab-tune-") as folder:
+        home = Home(Path(folder))
+        try:
+            server = serve(runtime, model, wanted, home=home, cancel=cancel)
+            _ask(server, 0, 1)  # the first request pays for what is made once
+            for _ in range(rounds):
+                for count in order.sample(list(choices), len(choices)):
+                    if cancel is not None:
+                        cancel.check("Tuning")
+                    tell(count)
+                    best[count] = max(best[count], _speed(server, count, tokens))
+        finally:
+            stop_all(home)  # and wait for it, before its folder goes
     return best
 
 
