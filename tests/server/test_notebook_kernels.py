@@ -1,0 +1,161 @@
+"""Promise 3 with real kernels: killed, shut down, restarted, interrupted; two notebooks; JupyterLab itself killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+from kernels import SERVE_REAL, Notebook, pid_of, serve_fake
+from server_fakes import gone_within, is_clean, the_record, wait_until
+
+from noa_lab import server
+
+PROMISE = 2.0
+
+
+@pytest.fixture
+def notebook(bare_home):
+    made = []
+
+    def make(home=None):
+        made.append(Notebook(home or bare_home))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+# --- ends
+
+
+@pytest.mark.parametrize("end", ["kill", "shut_down", "restart"])
+def test_a_server_ends_with_its_notebooks_kernel(notebook, bare_home, fake, end):
+    one = notebook()
+    pid = pid_of(one.run(serve_fake(bare_home, fake)))
+    getattr(one, end)()
+    gone_within(pid, PROMISE)
+    wait_until(lambda: is_clean(bare_home))
+
+
+def test_two_notebooks_share_a_server_which_ends_with_the_second(notebook, bare_home, fake):
+    one, two = notebook(), notebook()
+    first, second = (pid_of(each.run(serve_fake(bare_home, fake))) for each in (one, two))
+    assert first == second
+    one.kill()
+    wait_until(lambda: server.servers(bare_home)[0].holders == 1)
+    assert psutil.pid_exists(first)
+    two.shut_down()
+    gone_within(first, PROMISE)
+
+
+def test_a_kept_server_outlives_its_notebook_and_is_adopted_by_the_next(notebook, bare_home, fake):
+    one = notebook()
+    pid = pid_of(one.run(serve_fake(bare_home, fake)))
+    one.run("running.keep()")
+    one.kill()
+    wait_until(lambda: server.servers(bare_home)[0].holders == 0)
+    two = notebook()
+    assert pid_of(two.run(serve_fake(bare_home, fake))) == pid
+    two.run("running.follow()")
+    two.kill()
+    gone_within(pid, PROMISE)
+
+
+# --- the matrix
+
+
+HOW = ("kernel", "script", "watcher", "shutdown")
+TRIALS = 100
+
+
+def trial(how, notebook, holder, home, fake):
+    """One end of one kind; how long the server took to go."""
+    if how == "script":
+        one = holder()
+        pid, end = one.ready().pid, one.kill
+    else:
+        book = notebook()
+        pid = pid_of(book.run(serve_fake(home, fake)))
+        watcher = the_record(home).watcher.pid
+        end = {"kernel": book.kill, "shutdown": book.shut_down, "watcher": lambda: os.kill(watcher, signal.SIGKILL)}[
+            how
+        ]
+    if how == "shutdown":
+        end()  # returns when the kernel is dead
+        return gone_within(pid, PROMISE)
+    start = time.perf_counter()
+    end()
+    gone_within(pid, PROMISE)
+    took = time.perf_counter() - start
+    if how == "watcher":
+        server.stop_all(home)
+    return took
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", HOW)
+def test_a_hundred_ends_leave_no_orphan(how, notebook, holder, bare_home, fake, record_property):
+    """A quarter of the hundred for each kind of end."""
+    took = [trial(how, notebook, holder, bare_home, fake) for _ in range(TRIALS // len(HOW))]
+    wait_until(lambda: is_clean(bare_home))
+    record_property("slowest_seconds", max(took))
+    print(f"{how}: {len(took)} ends, slowest {max(took):.3f} s")
+    assert max(took) < PROMISE
+
+
+# --- interrupt, on the real server
+
+
+def tokens_so_far(running):
+    return sum(slot["written"] for slot in running.status().slots)
+
+
+INTERRUPTS = 50
+
+
+def check_interrupts(count, notebook, home, seed):
+    """Interrupt a kernel at random moments of a long answer: the server stops working on it within a second, and lives on."""
+    chance = random.Random(seed)
+    book = notebook(home)
+    pid = pid_of(book.run(SERVE_REAL))
+    book.run("engine = running.engine(); config = lab.InferenceConfig(max_tokens=400, temperature=0.0)")
+    holder = server.attach(home, server.servers(home)[0].name)
+    slowest = 0.0
+    for number in range(count):
+        message = book.run(f'engine.generate("Story number {number}. Once upon a time", config)', wait=False)
+        wait_until(lambda: holder.status().slots_busy == 1, 60)
+        wait_until(lambda: tokens_so_far(holder) > 0, 60)
+        time.sleep(chance.uniform(0.0, 0.3))
+        start = time.perf_counter()
+        book.interrupt()
+        wait_until(lambda: holder.status().slots_busy == 0, 10)
+        slowest = max(slowest, time.perf_counter() - start)
+        assert "KeyboardInterrupt" in book.result(message) or "Cancelled" in book.result(message)
+        assert holder.pid == pid
+        assert holder.restarts == 0
+    assert (
+        book.run(
+            'print(engine.generate("The capital of France is", config.model_copy(update={"max_tokens": 4})).completion_tokens)'
+        ).strip()
+        == "4"
+    )
+    holder.release()
+    return slowest
+
+
+@pytest.mark.real
+def test_an_interrupt_cancels_the_request_and_spares_the_server(notebook, home):
+    assert check_interrupts(3, notebook, home, seed=1) < 1.0
+
+
+@pytest.mark.real
+@pytest.mark.full
+def test_fifty_interrupts(notebook, home):
+    slowest = check_interrupts(INTERRUPTS, notebook, home, seed=2)
+    print(f"{INTERRUPTS} interrupts, slowest {slowest:.3f} s until the slot was free")
+    assert slowest < 1.0
