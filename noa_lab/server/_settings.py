@@ -38,7 +38,8 @@ class ServerSettings(StrictModel):
     threads_batch: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads for prompts; None: as tuned for the model, else as `threads`."""
     batch_size: int = Field(default=2048, ge=1, le=1_000_000)
-    """Most prompt tokens handed over at once (`-b`)."""
+    """Most prompt tokens handed over at once (`-b`). llama-server hears of nothing else (cancelled requests, other slots' tokens) before
+    it is through with them; so on the CPU, where more at once is no faster, the default is `ubatch_size`."""
     ubatch_size: int = Field(default=512, ge=1, le=1_000_000)
     """Most prompt tokens computed at once (`-ub`)."""
     gpu_layers: int = Field(default=0, ge=-1, le=10_000)
@@ -138,6 +139,9 @@ class ServerSettings(StrictModel):
         batch = values.get("batch_size", self.batch_size)
         ubatch = values.get("ubatch_size", self.ubatch_size)
         fitting = min(ubatch, batch)
+        if origins["batch_size"] == "default" and not self.gpu_layers and not self.embeddings:
+            values["batch_size"], origins["batch_size"] = ubatch, "as ubatch_size"
+            return []
         if self.embeddings and "ubatch_size" not in self.model_fields_set:
             fitting = batch = min(batch, values.get("context_size", self.context_size))
         elif self.embeddings:

@@ -154,6 +154,26 @@ def test_an_interrupt_cancels_the_request_and_spares_the_server(notebook, home):
 
 
 @pytest.mark.real
+def test_an_interrupt_in_the_prompt_waits_for_one_micro_batch_only(notebook, home):
+    """Four micro-batches of prompt: after the interrupt at most the one under way, and the one that was taken up meanwhile, are computed."""
+    book = notebook(home)
+    book.run('import noa_lab as lab; running = lab.serve("smollm2-135m", context_size=2048, slots=1, batch_size=128)')
+    holder = server.attach(home, server.servers(home)[0].name)
+    book.run('engine = running.engine(); text = "one two three four five six seven eight " * 200')
+    message = book.run("engine.generate(text, lab.InferenceConfig(max_tokens=2))", wait=False)
+    wait_until(lambda: sum(slot["read"] for slot in holder.status().slots) > 0, 60)
+    book.interrupt()
+    status = holder.status()
+    read = [slot["read"] for slot in status.slots]
+    while status.slots_busy:  # a slot that is free again has forgotten what it had read
+        read += [slot["read"] for slot in status.slots]
+        status = holder.status()
+    assert "KeyboardInterrupt" in book.result(message)
+    assert max(read) <= read[0] + 2 * 128 < 1600
+    holder.release()
+
+
+@pytest.mark.real
 @pytest.mark.full
 def test_fifty_interrupts(notebook, home):
     slowest = check_interrupts(INTERRUPTS, notebook, home, seed=2)

@@ -102,6 +102,15 @@ def test_every_setting_reaches_the_command_line(fake):
     assert launch.origins["ubatch_size"] == "as batch_size"
 
 
+def test_on_the_cpu_a_batch_is_what_is_computed_at_once(fake):
+    argv = plan_launch(fake.runtime, fake.model, ServerSettings()).argv
+    assert (value(argv, "-b"), value(argv, "-ub")) == ("512", "512")
+    argv = plan_launch(fake.runtime, fake.model, ServerSettings(batch_size=1024)).argv
+    assert (value(argv, "-b"), value(argv, "-ub")) == ("1024", "512")
+    argv = plan_launch(replace(fake.runtime, backend="cuda"), fake.model, ServerSettings(gpu_layers=-1)).argv
+    assert (value(argv, "-b"), value(argv, "-ub")) == ("2048", "512")
+
+
 def test_defaults_are_left_to_llama_server_where_old_builds_lack_the_option(fake):
     argv = plan_launch(fake.runtime, fake.model, ServerSettings()).argv
     assert not {"-ctk", "-ctv", "-lm", "--embeddings", "--pooling", "-lv"} & set(argv)

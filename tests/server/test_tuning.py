@@ -55,7 +55,7 @@ def test_more_slots_must_bring_more():
 def test_it_finds_the_fastest_and_servers_start_with_it(bench, bare_home, serve):
     heard = []
     found = tune(bench.runtime, bench.model, home=bare_home, rounds=2, report=heard.append)
-    assert (found.threads, found.threads_batch, found.ubatch_size, found.batch_size) == (2, 4, 1024, 2048)
+    assert (found.threads, found.threads_batch, found.ubatch_size, found.batch_size) == (2, 4, 1024, 1024)
     assert found.slots in (1, 2, 4, 8)
     assert set(found.speeds) == {"threads", "threads_batch", "ubatch_size", "slots"}
     assert found.speeds["threads"] == {"1": 70.0, "2": 100.0, "4": 40.0}

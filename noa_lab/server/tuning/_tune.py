@@ -70,8 +70,9 @@ def tune(
     job.first_look()
     threads, threads_batch = job.threads()
     ubatch = job.ubatch(threads_batch)
+    batch = max(_BATCH, ubatch) if gpu_layers else ubatch  # see ServerSettings.batch_size
     settings = ServerSettings(
-        threads=threads, threads_batch=threads_batch, batch_size=_BATCH, ubatch_size=ubatch, gpu_layers=gpu_layers
+        threads=threads, threads_batch=threads_batch, batch_size=batch, ubatch_size=ubatch, gpu_layers=gpu_layers
     )
     slots = job.slots(settings, [count for count in _SLOTS if count <= most_slots] or [1])
     found = Tuned(
@@ -80,7 +81,7 @@ def tune(
         machine=machine_words(),
         threads=threads,
         threads_batch=threads_batch,
-        batch_size=_BATCH,
+        batch_size=batch,
         ubatch_size=ubatch,
         slots=slots,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
