@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from noa_lab.server._death import Guard, end_steps, job_object, parent_death_signal
+from noa_lab.server._death import Guard, end_steps, job_object, parent_death_signal, server_flags
 from noa_lab.server._exits import ExitReason, explain_exit, oom_kills
 from noa_lab.server._identity import ProcessMark, mark_of
 from noa_lab.server._log import LogWriter
@@ -61,7 +61,6 @@ class Child:
         self._notify = notify
         self._oom_before = oom_kills()
         self.tail: collections.deque[str] = collections.deque(maxlen=60)
-        new_group = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
         self._process = subprocess.Popen(
             list(argv),
             env=environment,
@@ -70,7 +69,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=os.name == "posix",
-            creationflags=new_group,
+            creationflags=server_flags(os.name),
             # The watcher's main thread forks and lives as long as the watcher, which PR_SET_PDEATHSIG depends on; no other is alive then.
             preexec_fn=parent_death_signal() if death_watch == "pdeathsig" else None,  # noqa: PLW1509
         )

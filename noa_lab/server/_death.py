@@ -15,7 +15,18 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Guard", "death_watch_for", "end_steps", "job_object", "parent_death_signal"]
+__all__ = [
+    "Guard",
+    "death_watch_for",
+    "end_steps",
+    "job_object",
+    "parent_death_signal",
+    "server_flags",
+    "watcher_flags",
+]
+
+# Process creation flags of the Windows API, which `subprocess` names on Windows alone.
+_NEW_PROCESS_GROUP, _NO_WINDOW, _BREAKAWAY = 0x200, 0x8000000, 0x1000000
 
 _PR_SET_PDEATHSIG = 1
 _GUARD = 'read -r word; [ "$word" = done ] || kill -9 "$1" 2>/dev/null'
@@ -31,12 +42,30 @@ def death_watch_for(platform: str) -> str:
 def end_steps(os_name: str) -> tuple[tuple[float, str], ...]:
     """How llama-server is told to end: seconds after the decision, and what is done then. It is over well within 2 s.
 
-    Its first SIGTERM waits for open streams, its second does not (`tools/server/server.cpp`), SIGKILL asks nobody. On Windows a
-    process without a console gets no CTRL_BREAK, so that it is ended at once if that changes nothing.
+    Its first SIGTERM waits for open streams, its second does not (`tools/server/server.cpp`), SIGKILL asks nobody. On Windows it
+    handles CTRL_C alone, which cannot be sent to one group; CTRL_BREAK can, and ends it as every program that does not handle it.
     """
     if os_name == "nt":
         return ((0.0, "break"), (0.5, "kill"))
     return ((0.0, "terminate"), (0.5, "terminate"), (1.0, "kill"))
+
+
+def watcher_flags(os_name: str) -> tuple[int, ...]:
+    """Process creation flags for a watcher, the best first.
+
+    On Windows it gets a console of its own that nobody sees, through which it can send CTRL_BREAK to llama-server, and it leaves the
+    job of the program that starts it (an IDE's, for example), in which it would end with that program; where the job forbids it, it
+    stays.
+    """
+    if os_name != "nt":
+        return (0,)
+    apart = _NEW_PROCESS_GROUP | _NO_WINDOW
+    return (apart | _BREAKAWAY, apart)
+
+
+def server_flags(os_name: str) -> int:
+    """Process creation flags for llama-server: on Windows a group of its own in the watcher's console, which CTRL_BREAK reaches alone."""
+    return _NEW_PROCESS_GROUP if os_name == "nt" else 0
 
 
 def parent_death_signal() -> Callable[[], None]:

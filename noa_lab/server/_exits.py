@@ -72,6 +72,7 @@ _FIXES = {
     "argument": "The log's last lines name the option; install the default llama.cpp with `noa-lab install`.",
     "library": "Install llama.cpp again: `noa-lab install`.",
     "cpu": "Install the portable llama.cpp: `noa-lab install` without --native.",
+    "stopped": "Serve the model again.",
     "hang": "Start it again; if that happens with long prompts on a slow machine, give it a longer hang_seconds.",
     "crash": "Start it again; if it happens again, the log's last lines belong into a bug report.",
     "signal": "Start it again.",

@@ -20,6 +20,7 @@ __all__ = [
     "PortHolder",
     "PortInUse",
     "connect_host",
+    "hold_port",
     "listeners",
     "port_holder",
     "port_taken",
@@ -80,21 +81,26 @@ def reserve_port(host: str, port: int) -> socket.socket | None:
         The socket that holds the port until it is closed; None where this system cannot hold one.
 
     Raises:
-        PortInUse: When a program listens on that port.
+        PortInUse: When another program has that port.
+    """
+    if port and _listens(host, port):  # one that says SO_REUSEPORT too would share the port with us
+        raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}"))
+    held = hold_port(host, port)
+    if port and held is None and hasattr(socket, "SO_REUSEPORT"):
+        raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}"))
+    return held
+
+
+def hold_port(host: str, port: int) -> socket.socket | None:
+    """Keep others from getting a port after its server's end: a socket that is bound to it and never listens.
+
+    Whoever may still send something there (an engine, with the key) holds it, so that nobody else can be there. None where that cannot
+    be done: the system has no SO_REUSEPORT, or the server does not use it.
     """
     reuse = getattr(socket, "SO_REUSEPORT", None)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if port:
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            # A listener that says SO_REUSEPORT too would share the port with us; SO_REUSEADDR passes over all but listeners.
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind((host, port))
-            except OSError:
-                raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}")) from None
     if reuse is None:
         return None
-    held = socket.socket(family, socket.SOCK_STREAM)
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         held.setsockopt(socket.SOL_SOCKET, reuse, 1)
         held.bind((host, port))
@@ -102,6 +108,12 @@ def reserve_port(host: str, port: int) -> socket.socket | None:
         held.close()
         return None
     return held
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether somebody listens on a port."""
+    count = listeners(port)
+    return _answers(connect_host(host), port) if count is None else count > 0
 
 
 def port_holder(port: int) -> PortHolder | None:
@@ -115,7 +127,7 @@ def port_holder(port: int) -> PortHolder | None:
             if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
         ]
     except psutil.AccessDenied:  # macOS tells it to root alone
-        return PortHolder(port) if _answers(port) else None
+        return PortHolder(port) if _answers("127.0.0.1", port) else None
     if not found:
         return None
     pid = next((one.pid for one in found if one.pid), None)
@@ -150,9 +162,9 @@ def port_taken(host: str, port: int, *, ours: str | None, elsewhere: str) -> Por
     )
 
 
-def _answers(port: int) -> bool:
+def _answers(host: str, port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=0.5).close()
+        socket.create_connection((host, port), timeout=0.5).close()
     except OSError:
         return False
     return True

@@ -14,6 +14,7 @@ from noa_lab.errors import ServerMissing
 from noa_lab.server._channel import ChannelEnded
 from noa_lab.server._holding import Hold, exited, updated
 from noa_lab.server._identity import is_alive
+from noa_lab.server._port import hold_port
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
 from noa_lab.server._stop import end_server
@@ -62,6 +63,10 @@ class Server:
         self._news = threading.Lock()
         """Keeps what the watcher says in order: `_record` and `_ended` follow it."""
         self._finalizer = weakref.finalize(self, hold.channel.close)
+        # Engines live as long as this object: none of them can send its key to a program that got the port after the server's end.
+        held_port = hold_port(hold.record.host, hold.record.port)
+        if held_port is not None:
+            weakref.finalize(self, held_port.close)
 
     # --- what it is -----------------------------------------------------------------------------------------------------
 
@@ -259,17 +264,17 @@ class Server:
         """What engines and clients await when the server went away under a request: its address once it is back.
 
         Returns:
-            The address; None where this hold was let go or the server was asked to end, so that `error` says what there is to say.
+            The address; None where this hold was let go, so that `error` says what there is to say.
 
         Raises:
-            ServerExited: When it has ended for good; says why.
+            ServerExited: When it has ended, or is ending, for good; says why.
         """
         del error
         while True:
             self._listen()
-            if self._ended is not None and self._ended.get("kind") != "stopped":
+            if self._ended is not None:
                 raise exited(self.name, self._ended)
-            if self._ended is not None or self._channel.closed or self._record.state == "draining":
+            if self._channel.closed:
                 return None
             if self._record.state == "ready" and is_alive(self._record.process):
                 return self._record.base_url

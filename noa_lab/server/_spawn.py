@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from noa_lab.errors import ServerError
 from noa_lab.runtime import beside_first
 from noa_lab.server._channel import Channel, ChannelEnded, transport_for
 from noa_lab.server._command import Launch, scrubbed_environment
-from noa_lab.server._death import death_watch_for
+from noa_lab.server._death import death_watch_for, watcher_flags
 from noa_lab.server._holding import Hold, exited, hold, this_holder, updated
 from noa_lab.server._log import log_path, tail
 from noa_lab.server._log_settings import LogSettings
@@ -193,17 +193,12 @@ def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
 
 def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> tuple[Channel, ServerRecord]:
     """Start the watcher where connections cannot be inherited, and connect to it as soon as its record is there."""
-    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     folder = Path(spec["folder"])
-    with Path(record.log).open("ab") as errors:
-        process = subprocess.Popen(
-            _watcher_command("connect"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            creationflags=flags,
-            cwd=str(folder.parent),
-        )
+    # Windows renames no file that is open: what the watcher itself complains of must not keep its log from being set aside.
+    complaints = Path(record.log).with_suffix(".watcher.log")
+    complaints.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with complaints.open("wb") as errors:
+        process = _start_apart(_watcher_command("connect"), errors, folder.parent)
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin as pipe:
         pipe.write(json.dumps(spec).encode() + b"\n")
@@ -215,7 +210,24 @@ def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> tuple[Chan
             process.returncode = process.returncode or 0  # on Windows it lives on, and is not ours to wait for
             return held
         time.sleep(0.02)
-    raise _watcher_failed(record.name, record.log)
+    raise _watcher_failed(record.name, str(complaints))
+
+
+def _start_apart(command: Sequence[str], errors: IO[bytes], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one, also where this one is in a job that ends with it (Windows)."""
+    for flags in watcher_flags(os.name):
+        try:
+            return subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                creationflags=flags,
+                cwd=str(folder),
+            )
+        except PermissionError:  # the job lets nobody leave it
+            continue
+    raise OSError("The watcher's process cannot be started.")
 
 
 def _first_state(channel: Channel, record: ServerRecord) -> ServerRecord:

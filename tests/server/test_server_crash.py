@@ -300,10 +300,19 @@ def test_a_waiting_request_fails_by_name_when_the_server_is_given_up(serve, fake
     assert "exit code 9" in str(result[0])
 
 
-def test_a_request_to_a_server_that_was_stopped_or_let_go_fails_by_name(serve, bare_home):
+def test_a_request_to_a_server_that_was_stopped_fails_by_name(serve, bare_home):
     running = serve()
     client = running.client()
     server.stop(bare_home, "tiny")
+    with pytest.raises(ServerExited, match=f"stopped by process {os.getpid()}"):
+        client.completion(ASK)
+
+
+def test_a_request_after_letting_go_fails(serve):
+    running = serve()
+    client, pid = running.client(), running.pid
+    running.release()
+    gone_within(pid, PROMISE)
     with pytest.raises(Unreachable):
         client.completion(ASK)
 
@@ -327,6 +336,28 @@ def test_nobody_gets_the_port_while_the_server_is_down(serve):
                     pass
         time.sleep(0.002)
     assert taken == 0
+
+
+def test_nobody_gets_the_port_while_an_engine_might_send_its_key_there(serve, bare_home):
+    client = serve().client()
+    port = int(client.base_url.rpartition(":")[2])
+    server.stop(bare_home, "tiny")
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(("127.0.0.1", port))
+    with pytest.raises(ServerExited):
+        client.completion(ASK)
+
+
+def test_a_chosen_port_is_had_again_after_a_stop(serve, bare_home):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    one = serve(ServerSettings(port=port))
+    server.test_server(one.base_url, one.api_key)  # connections that linger
+    server.stop(bare_home, "tiny")
+    assert serve(ServerSettings(port=port)).base_url == one.base_url
 
 
 def test_a_chosen_port_is_had_and_a_taken_one_names_its_holder(serve):

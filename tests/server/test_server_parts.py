@@ -24,7 +24,7 @@ from noa_lab.server._channel import (
     transport_for,
 )
 from noa_lab.server._child import _LISTENING
-from noa_lab.server._death import Guard, death_watch_for, end_steps
+from noa_lab.server._death import Guard, death_watch_for, end_steps, server_flags, watcher_flags
 from noa_lab.server._exits import explain_exit
 from noa_lab.server._identity import ProcessMark, here, is_alive, mark_of, own_mark, owns_port, signal_process
 from noa_lab.server._record import ServerRecord, read_record, write_record
@@ -163,6 +163,29 @@ def test_ending_takes_less_than_two_seconds_everywhere():
         assert steps[-1][0] <= 1.2
         assert [when for when, _ in steps] == sorted(when for when, _ in steps)
     assert [action for _, action in end_steps("posix")] == ["terminate", "terminate", "kill"]
+
+
+def test_windows_lets_the_watcher_leave_its_starters_job_and_reach_its_server_with_ctrl_break(monkeypatch, tmp_path):
+    from noa_lab.server import _spawn
+
+    group, unseen, breakaway = 0x200, 0x8000000, 0x1000000
+    assert watcher_flags("posix") == (0,)
+    assert watcher_flags("nt") == (group | unseen | breakaway, group | unseen)
+    assert server_flags("posix") == 0
+    assert server_flags("nt") == group  # not unseen: it shares the watcher's console, over which CTRL_BREAK goes
+    assert [action for _, action in end_steps("nt")] == ["break", "kill"]
+    tried = []
+
+    def refuse(command, *, creationflags, **more):
+        tried.append(creationflags)
+        if creationflags & breakaway:
+            raise PermissionError(13, "the job lets nobody leave it")
+        return "started"
+
+    monkeypatch.setattr(_spawn, "watcher_flags", lambda os_name: watcher_flags("nt"))
+    monkeypatch.setattr(_spawn.subprocess, "Popen", refuse)
+    assert _spawn._start_apart(["x"], None, tmp_path) == "started"
+    assert tried == [group | unseen | breakaway, group | unseen]
 
 
 def test_the_guard_spares_what_it_was_dismissed_from():
