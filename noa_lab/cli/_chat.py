@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from noa_lab.cli._terminal import TerminalReport, print_error, say
 from noa_lab.errors import BadInput, Cancelled, InferenceError, NoaLabError
-from noa_lab.inference import ChatMessage, Completion, InferenceConfig, InferenceEngine
 from noa_lab.workbench import Lab
+
+if TYPE_CHECKING:
+    from noa_lab.inference import ChatMessage, Completion, InferenceConfig, InferenceEngine
 
 DEFAULT_TOKENS = 512
 HELP = """\
@@ -84,6 +86,8 @@ class Conversation:
         if not name:
             say("Say where: /save conversation.md")
             return
+        from noa_lab.inference import ChatMessage
+
         turns = [*([ChatMessage.system(self.system)] if self.system else []), *self.turns]
         text = "".join(f"**{turn.role.value}**\n\n{turn.content}\n\n" for turn in turns)
         try:
@@ -95,6 +99,8 @@ class Conversation:
 
     def _answer(self, said: str) -> None:
         """Print an answer as it comes. A turn that failed is dropped; one that was stopped stays as far as it came."""
+        from noa_lab.inference import ChatMessage
+
         before = [ChatMessage.system(self.system)] if self.system else []
         asked = ChatMessage.user(said)
         pieces: list[str] = []
@@ -194,6 +200,8 @@ def chat(
     """
     given: dict[str, Any] = {"temperature": temperature, "seed": seed}
     chosen = {name: value for name, value in given.items() if value is not None}
+    from noa_lab.inference import InferenceConfig
+
     config = InferenceConfig(max_tokens=max_tokens, overflow=overflow, **chosen)
     live = sys.stdin.isatty()
     if live:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from noa_lab.cli._terminal import TerminalReport, print_json, say
-from noa_lab.inference import InferenceConfig
 from noa_lab.workbench import Lab
+
+if TYPE_CHECKING:
+    from noa_lab.inference import InferenceConfig
 
 DEFAULT_TOKENS = 200
 
 
 def _config(max_tokens: int, temperature: float | None, seed: int | None) -> InferenceConfig:
+    from noa_lab.inference import InferenceConfig
+
     given: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     return InferenceConfig(**{name: value for name, value in given.items() if value is not None})
 

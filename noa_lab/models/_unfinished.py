@@ -54,7 +54,7 @@ class WorkFolder:
 
     def begin(self, name: str, source: str) -> None:
         """Write down what is being fetched."""
-        self.path.mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self._order, self._targets = {"name": name, "source": source}, []
         self._write()
 

@@ -75,7 +75,7 @@ def _row(row: ModelListing, chosen: bool) -> list[str | Block]:
         ),
         cell("", marks=[("ok", "here")]) if row.installed else cell("no", marks=half),
         row.size or "?",
-        megabytes(row.needs_bytes) if row.needs_bytes else "?",
+        row.needs or "?",
         cell("", marks=[(_FITS[row.fits], row.fits)]) if row.fits in _FITS else "?",
         f"{row.context_length:,}" if row.context_length else "?",
         clip(row.use_case, 120),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from noa_lab.cli._app import cli
 from noa_lab.errors import BadInput, ConfigInvalid, UnknownModel
-from noa_lab.models import catalogue
+from noa_lab.models import Models, catalogue
 from noa_lab.models._reference import HubFile, HubQuant, LocalPath, Named, PypiFile, WebFile, parse_reference
 from noa_lab.paths import Home
 
@@ -206,3 +209,26 @@ def test_an_address_with_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(BadInput) as caught:
         parse_reference("https://me:secret@example.org/a.gguf")
     assert "secret" not in str(caught.value) + str(caught.value.fields)
+
+
+def test_the_list_says_what_is_not_known(own_home: Home) -> None:
+    rows = {row.name: row for row in Models(own_home).list()}
+    for name in ("llama-3.2-3b", "mistral-7b", "codellama-7b", "llama-3.1-8b"):
+        row = rows[name]
+        assert (row.size_bytes, row.sha256) == (None, None)
+        assert row.size.startswith("about ")
+        assert row.needs.startswith("about ")
+        assert row.sources
+        assert row.tags
+    assert rows["llama-3.1-8b"].note
+    assert rows["smollm2-135m"].sha256
+    assert "about" not in rows["smollm2-135m"].size
+
+
+def test_the_command_line_chooses_by_tag_and_owns_up(own_home: Home) -> None:
+    listed = CliRunner().invoke(cli, ["models", "list", "--tag", "code", "--tag", "small", "--json"])
+    assert [row["name"] for row in json.loads(listed.stdout)["models"]] == ["qwen2.5-coder-1.5b"]
+    shown = CliRunner().invoke(cli, ["models", "show", "mistral-7b"])
+    assert "not known here" in shown.stdout
+    assert "about 4 GB" in shown.stdout
+    assert "bytes" not in shown.stdout

