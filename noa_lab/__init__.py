@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 _VERBS = (
     *("check", "compare", "install", "open_run", "plan_install", "rollback", "route", "runs", "runtimes"),
-    *("serve", "server_config", "servers", "stop", "tune"),
+    *("foreign_servers", "serve", "server_config", "servers", "stop", "test_server", "tune", "tuned"),
     *("delete_run", "estimate", "export_run", "import_run", "restore_run"),
 )
 _ROOMS = {
@@ -131,6 +131,7 @@ __all__ = [
     "delete_run",
     "estimate",
     "export_run",
+    "foreign_servers",
     "import_promptfoo",
     "import_run",
     "install",
@@ -152,8 +153,10 @@ __all__ = [
     "servers",
     "stop",
     "structured",
+    "test_server",
     "tool",
     "tune",
+    "tuned",
     "verdict",
     "verdicts",
 ]

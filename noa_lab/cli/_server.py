@@ -96,8 +96,10 @@ def logs(name: str | None, lines: int, follow: bool) -> None:
     names = [one.name for one in lab.servers()]
     chosen = name or (names[0] if len(names) == 1 else None)
     if chosen is None:
-        kept = ", ".join(sorted(path.stem for path in lab.home.logs.glob("*.log"))) or "none"
-        raise ServerMissing(f"Which log? {len(names)} servers are up.", fix=f"Name one; logs here: {kept}.", name=name)
+        up = f"{len(names)} servers are up" if names else "no server is up"
+        kept = ", ".join(sorted(path.stem for path in lab.home.logs.glob("*.log")))
+        fix = f"Name one; logs here: {kept}." if kept else "There is none yet: start a server with `noa-lab serve`."
+        raise ServerMissing(f"Which log? {up.capitalize()}.", fix=fix, name=name)
     for line in server.read_log(lab.home, chosen, lines=lines, follow=follow):
         say(line)
 

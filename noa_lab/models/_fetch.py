@@ -49,6 +49,10 @@ def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: Cance
     reference = _parse(ref)
     if isinstance(reference, LocalPath):
         return local(reference.path, home, report, cancel)
+    if isinstance(reference, Named) and reference.name not in catalogue(home):
+        found = _find(reference, ref, home)  # made or put here: there is nothing to fetch it from
+        if found is not None:
+            return found
     wanted = _wanted(reference, str(ref), home)
     work = WorkFolder.of(wanted.sources[0], home)
     found = _find(reference, ref, home)

@@ -74,6 +74,7 @@ def test_quantise_with_progress_and_parent(own_home: Home, model: ModelFile) -> 
     again: list[Progress] = []
     started = time.monotonic()
     assert library.quantize(PARENT, "Q4_0", allow_requantize=True, report=again.append) == made
+    assert library.get(made.name) == made, "it can be had by its name, though no catalogue knows it"
     assert "here already" in again[-1].message
     assert time.monotonic() - started < 5
     assert library.plan_removal(PARENT).children == (made.name,)

@@ -47,6 +47,21 @@ def test_commands_run(command, home):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("session", blocks("console"))
+def test_sessions_run(session, home, monkeypatch):
+    """The commands of a session, one after the other; a server that it starts takes a port that is free."""
+    monkeypatch.setenv("NOA_LAB_SERVER__PORT", "0")
+    program = [sys.executable, "-m", "noa_lab.cli"]
+    try:
+        for line in re.findall(r"(?m)^\$ noa-lab (.+)$", session):
+            words = [*program, *shlex.split(line)]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=280, cwd=ROOT)
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+    finally:
+        subprocess.run([*program, "stop", "--all"], capture_output=True, timeout=60)
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):

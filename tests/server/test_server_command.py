@@ -11,6 +11,7 @@ import pytest
 from noa_lab.errors import BadInput, ServerError, SetupError
 from noa_lab.server import ServerSettings
 from noa_lab.server._command import plan_launch, scrubbed_environment, server_name
+from noa_lab.server._options import OPTIONS
 from noa_lab.server.tuning._tuned import Tuned, read_tuned, tuned_path, write_tuned
 
 FLAGS = """-m --model -a --alias --host --port --reuse-port -c --ctx-size -np --parallel -no-kvu --no-kv-unified -t --threads
@@ -294,3 +295,9 @@ def test_environment_holds_nothing_that_steers_and_nothing_secret(tmp_path):
     }
     chosen = scrubbed_environment({"OMP_WAIT_POLICY": "active"}, api_key="new", empty_folder=tmp_path)
     assert chosen["OMP_WAIT_POLICY"] == "active"
+
+
+def test_the_page_on_servers_lists_every_option():
+    page = (Path(__file__).parents[2] / "docs/server.md").read_text().partition("### Further options")[2]
+    listed = set(re.findall(r"`([\w-]+)`", page.partition("\n## ")[0])) - {"no-", "True", "False"}
+    assert listed == OPTIONS

@@ -38,7 +38,8 @@ def test_it_starts_answers_and_stops(serve, bare_home):
     assert heard[-1].finished
     assert any("reading the model" in progress.message for progress in heard)
     assert all(check.ok for check in server.test_server(running.base_url, running.api_key))
-    assert running.settings == ServerSettings(threads=2, threads_batch=2, batch_size=512)  # on the CPU a batch is one step
+    # On the CPU a batch is one step.
+    assert running.settings == ServerSettings(threads=2, threads_batch=2, batch_size=512)
     pid = running.pid
     running.stop()
     assert running.state == "released"
