@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import BadInput
+from noa_lab.errors import BadInput, NoaLabError
 from noa_lab.widgets._compare_blocks import form_blocks
 from noa_lab.widgets._compare_code import comparison_code
 from noa_lab.widgets._compare_form import (
@@ -39,12 +39,17 @@ class _Found:
     code: str
     mistake: BadInput | None
     run: RunFacts | None
+    plan: str = ""
+    """What pressing Run would take."""
+    earlier: Run | None = None
+    """The run that pressing Run would go on with."""
 
 
 class ComparePanel(RunPanel):
     """Compare prompts: their texts, the inputs, the scorers, a run, its answers and its verdict.
 
-    Everything can be given here or typed into the panel. The same settings again continue the newest run of theirs.
+    Everything can be given here or typed into the panel. The same settings again continue the newest run of theirs: as long as the panel
+    shows no run, it looks for that one and shows it, for example after the kernel was restarted.
 
     Args:
         prompts: Prompts by name: texts, `lab.Prompt`s or mappings; default: two examples.
@@ -121,18 +126,31 @@ class ComparePanel(RunPanel):
         before: _Found | None = self._facts
         here = tuple(row.name for row in self.lab.models.list() if row.installed)
         if before is not None and form == self._looked_form:
-            return _Found(here, before.grid, before.code, before.mistake, run)
+            return replace(before, here=here, run=run)
         try:
             if self._given.inputs is not None and self._loaded is None:
                 self._loaded = configuration(form, self._given).inputs
             grid = configuration(form, self._given, self._loaded)
-            found = _Found(here, grid, self._write(grid, self._scorers_of(form), form), None, run)
+            source = self._write(grid, self._scorers_of(form), form)
+            found = _Found(here, grid, source, None, run, *self._before(grid))
         except BadInput as error:
             found = _Found(here, None, "", error, run)
         self._looked_form = dict(form)
         return found
 
     _looked_form: Mapping[str, Any] | None = None
+
+    def _before(self, grid: Grid) -> tuple[str, Run | None]:
+        """What can be known of a grid before it is run: what it takes, and the run that is there already."""
+        try:
+            return str(self.lab.estimate(grid)), self.lab.newest_run(grid) if self.run is None else None
+        except NoaLabError as error:
+            return f"{error.message} {error.fix}", None
+
+    def _saw(self, result: Any, error: Exception | None) -> None:
+        super()._saw(result, error)
+        if error is None and result.earlier is not None and self.run is None and self._job is None:
+            self._running(result.earlier)
 
     def _edited(self, names: frozenset[str]) -> None:
         del names
@@ -180,10 +198,17 @@ class ComparePanel(RunPanel):
                 *form_blocks(self._form, self._given, self._loaded, found.here if found else (), wrong),
                 self._job_block(),
                 self._other_mistake(found, wrong),
+                self._plan(found),
                 buttons("buttons", self._buttons(found, run)),
                 *(self._shown_run(run) if run else []),
             ],
         )
+
+    def _plan(self, found: _Found | None) -> Block | None:
+        """What a run would take, as long as none is going on."""
+        if found is None or not found.plan or (found.run is not None and found.run.running):
+            return None
+        return text("plan", found.plan)
 
     def _other_mistake(self, found: _Found | None, wrong: Mapping[str, str]) -> Block | None:
         """A mistake that belongs to no field, or to one that is not shown."""

@@ -165,6 +165,21 @@ class Comparisons(abc.ABC):
         ]
         return experiments.estimate(grid, past)
 
+    def newest_run(self, grid: Grid, *, executor: Requested = "auto") -> Run | None:
+        """The run of this grid that `compare` would go on with, in whatever state it is; None where there is none. Starts nothing.
+
+        Args:
+            grid: As for `compare`.
+            executor: As for `compare`: a grid has runs of its own by each executor.
+
+        Raises:
+            ConfigInvalid: When the nearest server.yaml is wrong.
+            RuntimeMissing: When llama.cpp is not installed.
+        """
+        grid = self._settled(grid)
+        found = self.store.newest_run(grid, executor, {ref: self._identity(ref) for ref in grid.models})
+        return None if found is None else self.open_run(found)
+
     def runs(self, tag: str | None = None, *, deleted: bool = False) -> list[RunSummary]:
         """The runs, newest first.
 

@@ -12,7 +12,7 @@ from panel_fake_models import FakeModels
 
 from noa_lab.errors import RuntimeMissing
 from noa_lab.events import Progress, silent
-from noa_lab.experiments.execution._tally import RunProgress
+from noa_lab.experiments import RunProgress, estimate
 from noa_lab.runtime import InstallPlan, Obstacle, Runtime, spelled_out
 from noa_lab.runtime._wish import read_wish
 from noa_lab.server import CheckResult, ServerStatus, Tuned
@@ -47,6 +47,7 @@ class FakeLab:
         self.foreign = []
         self.healthy = True
         self.run = None
+        self.earlier = None
         self.models = FakeModels(self)
 
     def work(self, step, report, cancel, *, unit="", total=20.0):
@@ -134,7 +135,13 @@ class FakeLab:
 
     # Comparisons
 
-    def compare(self, grid, scorers=(), *, fresh=False, name="", executor="auto"):
+    def estimate(self, grid):
+        return estimate(grid.with_default_model("smollm2-135m"))
+
+    def newest_run(self, grid, *, executor="auto"):
+        return self.earlier
+
+    def compare(self, grid, scorers=(), *, fresh=False, name="", executor="auto", budget=None):
         self.calls.append(("compare", grid, tuple(scorers), fresh, name))
         if self.error is not None:
             raise self.error

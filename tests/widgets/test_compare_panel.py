@@ -10,8 +10,8 @@ import pytest
 from test_panels import block, blocks, button, eventually, send
 
 import noa_lab
-from noa_lab.errors import ServerExited
-from noa_lab.experiments import RunProgress, Store, score, start
+from noa_lab.errors import RuntimeMissing, ServerExited
+from noa_lab.experiments import RunProgress, Store, estimate, open_run, score, start
 from noa_lab.inference import InferenceConfig
 from noa_lab.testing import ScriptedEngine
 from noa_lab.widgets import ComparePanel, RunView, show_run
@@ -253,6 +253,13 @@ class RealRoom:
 
         return nullcontext(ScriptedEngine(answer, model_name=ref))
 
+    def estimate(self, grid):
+        return estimate(grid.with_default_model("smollm2-135m"))
+
+    def newest_run(self, grid):
+        found = self.store.newest_run(grid.with_default_model("smollm2-135m"), "auto", {})
+        return found and open_run(self.store, found, engine_for=self.engine_for)
+
     def compare(self, grid, scorers=(), *, fresh=False, name=""):
         grid = grid.with_default_model("smollm2-135m")
         return start(grid, tuple(scorers), store=self.store, engine_for=self.engine_for, fresh=fresh, name=name)
@@ -282,10 +289,61 @@ def test_with_the_real_experiments_room(lab, opened, tmp_path, monkeypatch):
     assert panel.settle()
     assert len((tmp_path / f"compare-{first}.csv").read_text().splitlines()) == 7
     again = opened(ComparePanel(scorers=[score.contains("Paris")], lab=room))
+    eventually(lambda: again.view.get("status") == "done")
+    assert again.run.run_id == first
     send(again, "run")
     assert again.settle()
     assert again.run.run_id == first
     assert blocks(again, "table")[1]["rows"] == blocks(panel, "table")[1]["rows"]
+
+
+def test_what_a_run_takes_is_said_before_it_starts(lab, opened):
+    panel = opened(ComparePanel(lab=lab))
+    assert panel.settle()
+    assert block(panel, "plan")["text"].startswith("6 answers; about ")
+    assert "at most 290 tokens of answers" in block(panel, "plan")["text"]
+    send(panel, "edit", {"repeats": "10"})
+    assert panel.settle()
+    assert block(panel, "plan")["text"].startswith("60 answers; about ")
+    send(panel, "run", seq=2)
+    assert panel.settle()
+    assert not [one for one in blocks(panel, "text") if one["id"] == "plan"]
+
+
+def test_a_machine_without_llama_cpp_says_so_in_place_of_the_estimate(lab, opened, monkeypatch):
+    def missing(grid):
+        raise RuntimeMissing("llama.cpp is not installed.", fix="Run noa-lab install.")
+
+    monkeypatch.setattr(lab, "estimate", missing)
+    panel = opened(ComparePanel(lab=lab))
+    assert panel.settle()
+    assert block(panel, "plan")["text"] == "llama.cpp is not installed. Run noa-lab install."
+
+
+def test_a_new_panel_shows_the_run_of_its_settings_without_a_press_of_run(lab, opened, tmp_path):
+    gate = threading.Event()
+    room = RealRoom(lab, tmp_path / "runs.db", gate)
+    panel = opened(ComparePanel(scorers=[score.contains("Paris")], lab=room))
+    send(panel, "run")
+    eventually(lambda: panel.run is not None and panel.run.progress().running > 0)
+    send(panel, "pause", seq=2)
+    gate.set()
+    eventually(lambda: panel.run.status == "paused")
+    run_id, done = panel.run.run_id, panel.run.progress().done
+    assert 0 < done < 6
+    panel.close()
+    again = opened(ComparePanel(scorers=[score.contains("Paris")], lab=room))
+    eventually(lambda: again.view.get("status") == "paused")
+    assert again.run.run_id == run_id
+    assert block(again, "run-progress")["text"].startswith(f"{done} of 6")
+    other = opened(ComparePanel(scorers=[score.contains("Paris")], seed=2, lab=room))
+    assert other.settle()
+    assert other.run is None
+    send(other, "edit", {"seed": "1"})
+    eventually(lambda: other.run is not None and other.run.run_id == run_id)
+    send(again, "resume", seq=2)
+    eventually(lambda: again.run.status == "done")
+    assert again.run.progress().cached == 0
 
 
 def test_the_fake_run_has_the_names_of_the_real_one(lab):

@@ -118,15 +118,10 @@ class Store:
         """
         grid_hash = grid.hash
         with self.write() as connection:
-            if not fresh:
-                newest = sa.select(runs.c.run_id, runs.c.provenance).where(
-                    runs.c.grid_hash == grid_hash, runs.c.executor == executor, runs.c.deleted.is_(None)
-                )
-                found = connection.execute(newest.order_by(runs.c.created.desc(), runs.c.run_id)).first()
-                now = provenance.get("identities", {})
-                if found is not None and not changes(recorded(found.provenance), now):
-                    connection.execute(runs.update().where(runs.c.run_id == found.run_id).values(budget=budget))
-                    return str(found.run_id), False
+            found = None if fresh else _newest(connection, grid_hash, executor, provenance.get("identities", {}))
+            if found is not None:
+                connection.execute(runs.update().where(runs.c.run_id == found).values(budget=budget))
+                return found, False
             run_id = f"r-{secrets.token_hex(4)}"
             connection.execute(
                 runs.insert().values(
@@ -148,6 +143,11 @@ class Store:
             )
             connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in enumerate(ordered)])
             return run_id, True
+
+    def newest_run(self, grid: Grid, executor: str, identities: Mapping[str, Row]) -> str | None:
+        """Id of the run that `add_run` would go on with; None where it would make a new one."""
+        with self.read() as connection:
+            return _newest(connection, grid.hash, executor, identities)
 
     def lease(self, run_id: str, *, retry_failed: bool = True) -> str:
         """Become the one that executes a run; see `acquire`.
@@ -325,6 +325,14 @@ class Store:
             (prompt, count, {name: sum(each) / len(each) for name, each in values.get(prompt, {}).items()})
             for prompt, count in number.items()
         ]
+
+
+def _newest(connection: Connection, grid_hash: str, executor: str, identities: Mapping[str, Any]) -> str | None:
+    """The newest run of a grid by an executor, unless its models have changed since."""
+    wanted = (runs.c.grid_hash == grid_hash, runs.c.executor == executor, runs.c.deleted.is_(None))
+    newest = sa.select(runs.c.run_id, runs.c.provenance).where(*wanted).order_by(runs.c.created.desc(), runs.c.run_id)
+    found = connection.execute(newest).first()
+    return None if found is None or changes(recorded(found.provenance), identities) else str(found.run_id)
 
 
 def _new_cell(run_id: str, position: int, cell: Cell) -> dict[str, Any]:
