@@ -65,10 +65,10 @@ class ModelList(tuple[ModelListing, ...]):
     """Rows of models; a table in a notebook."""
 
     __slots__ = ()
+    _HEADS = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Tags", "Licence")
 
     def _repr_html_(self) -> str:
-        heads = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Tags", "Licence")
-        head = "".join(f"<th>{name}</th>" for name in heads)
+        head = "".join(f"<th>{name}</th>" for name in self._HEADS)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
 
     def _rows(self) -> Iterator[str]:
@@ -85,7 +85,13 @@ class ModelList(tuple[ModelListing, ...]):
                 ", ".join(row.tags),
                 row.licence,
             )
-            yield "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+            yield "<tr>" + "".join(map(_cell, cells, self._HEADS)) + "</tr>"
+
+
+def _cell(text: str, head: str) -> str:
+    # JupyterLab's tables are right-aligned; sentences are not read well that way.
+    style = "text-align: left" if head in {"For", "Tags", "Licence"} else "white-space: nowrap"
+    return f'<td style="{style}">{html.escape(text)}</td>'
 
 
 def list_models(home: Home) -> ModelList:
@@ -117,7 +123,7 @@ def _of_entry(
         use_case=entry.use_case,
         fits=fit.verdict if fit is not None else "",
         needs_bytes=fit.bytes if fit is not None else None,
-        needs=_needs(fit),
+        needs=_needs(fit, entry.ram),
         here_bytes=half.get(entry.name, 0) if here is None else 0,
         tags=entry.tags,
         sources=entry.sources,
@@ -155,10 +161,11 @@ def _fit(model: ModelFile | str, home: Home, free: FreeMemory) -> Fit | None:
         return None
 
 
-def _needs(fit: Fit | None) -> str:
+def _needs(fit: Fit | None, said: str = "") -> str:
+    """In words: the catalogue's own (`said`), where nothing better is known."""
     if fit is None:
         return ""
-    return f"about {_words(fit.bytes)}" if fit.how == "catalogue" else _words(fit.bytes)
+    return (said or f"about {_words(fit.bytes)}") if fit.how == "catalogue" else _words(fit.bytes)
 
 
 def _words(size: int | None) -> str:

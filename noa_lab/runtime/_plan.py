@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Unpack
 
@@ -71,10 +72,15 @@ class InstallPlan:
         steps = "".join(f"<li>{html.escape(step)}</li>" for step in self.steps)
         rest = f"If it does not work here: {'; then '.join(self.otherwise)}." if self.otherwise else ""
         obstacles = "".join(
-            f"<p><b>!</b> {html.escape(obstacle.message)}<br>→ {html.escape(obstacle.fix)}</p>"
+            f"<p><b>!</b> {_with_code(obstacle.message)}<br>→ {_with_code(obstacle.fix)}</p>"
             for obstacle in self.obstacles
         )
         return f"<ol>{steps}</ol>{f'<p>{html.escape(rest)}</p>' if rest else ''}{obstacles}"
+
+
+def _with_code(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 @spelled_out

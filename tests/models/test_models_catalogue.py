@@ -220,6 +220,7 @@ def test_the_list_says_what_is_not_known(own_home: Home) -> None:
         assert row.needs.startswith("about ")
         assert row.sources
         assert row.tags
+    assert rows["llama-3.2-3b"].needs == "about 4 GB"
     assert rows["llama-3.1-8b"].note
     assert rows["smollm2-135m"].sha256
     assert "about" not in rows["smollm2-135m"].size

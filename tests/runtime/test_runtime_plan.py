@@ -187,6 +187,8 @@ def test_every_text_of_a_plan_is_escaped() -> None:
     shown = room.InstallPlan("path", (evil,), (evil,), (room.Obstacle(evil, evil),))._repr_html_()
     assert "<img" not in shown
     assert shown.count("&lt;img") == 4
+    named = room.InstallPlan("path", (), (), (room.Obstacle("There is none.", "Run `make <x>`."),))._repr_html_()
+    assert "<code>make &lt;x&gt;</code>" in named
 
 
 def test_all_verbs_spell_the_options_out() -> None:
