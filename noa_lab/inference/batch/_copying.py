@@ -55,6 +55,15 @@ class CopyingSchedule(Schedule):
         self._preparing = False
         self.unneeded: list[int] = []
 
+    def drop(self) -> None:
+        """See `Schedule.drop`."""
+        super().drop()
+        self._order.clear()
+        self._ready.clear()
+        self._waiting_for.clear()
+        self._twins.clear()
+        self._rest.clear()
+
     def share_nothing(self) -> None:
         """Make no more trunks: questions added from now on are asked as they are."""
         self._shortest = sys.maxsize

@@ -52,6 +52,11 @@ class PinnedSchedule(Schedule):
             self._rows.append(_Row(row))
         return range(start, self._count)
 
+    def drop(self) -> None:
+        """See `Schedule.drop`."""
+        super().drop()
+        self._rows.clear()
+
     def next(self) -> Job | None:
         """See `Schedule.next`."""
         self._rows = [row for row in self._rows if row.questions]

@@ -116,8 +116,8 @@ class Schedule(abc.ABC):
         self._worth = worth
         self._lanes = [Lane(number) for number in range(lanes)]
         self._questions: dict[int, Question] = {}
-        self._taken: dict[int, frozenset[int]] = {}
-        """By lane of a job: the lanes that really take its further answers."""
+        self._at_work: dict[Ask, set[int]] = {}
+        """By job: the lanes that still work for it."""
 
     @abc.abstractmethod
     def add(self, prompts: Sequence[bytes], answers: Sequence[int], early: Sequence[int] = ()) -> range:
@@ -153,10 +153,28 @@ class Schedule(abc.ABC):
             job: As `next` gave it, and not over yet.
             lanes: The lanes; those that were meant for it and are not among them are idle again.
         """
-        self._taken[job.lane] = frozenset(lanes)
+        self._at_work[job] = {job.lane, *lanes}
         for number in {*lanes, *job.children}:
             self._lanes[number].busy += (number in lanes) - (number in job.children)
             self._lanes[number].held = b""
+
+    def freed(self, job: Ask, lane: int) -> None:
+        """One lane of a job has finished its answer, while others of it may go on.
+
+        Args:
+            job: As `next` gave it.
+            lane: The lane; what one that took a further answer holds is not known then: llama-server forgets it.
+        """
+        left = self._at_work[job]
+        if lane in left:
+            left.discard(lane)
+            self._lanes[lane].busy -= 1
+            if lane != job.lane:
+                self._lanes[lane].held = b""
+
+    def working(self, job: Ask) -> int:
+        """Lanes that still work for a job."""
+        return len(self._at_work[job])
 
     def asked(self, job: Ask, *, failed: bool = False) -> None:
         """An `Ask` is over.
@@ -165,13 +183,15 @@ class Schedule(abc.ABC):
             job: As `next` gave it.
             failed: Whether what the lane holds is not known.
         """
-        self._lanes[job.lane].busy -= 1
+        for lane in tuple(self._at_work[job]):
+            self.freed(job, lane)
+        del self._at_work[job]
         if failed:
             self._lanes[job.lane].held = b""
-        for number in self._taken.pop(job.lane, frozenset(job.children)):
-            # llama-server forgets what such a lane held as soon as it is done.
-            self._lanes[number].busy -= 1
-            self._lanes[number].held = b""
+
+    def drop(self) -> None:
+        """Forget every question that has not been asked; what is under way goes on."""
+        self._questions.clear()
 
     def holds(self, lane: int, tokens: bytes) -> None:
         """A lane has evaluated these tokens, outside of the schedule."""
@@ -206,6 +226,7 @@ class Schedule(abc.ABC):
         )
         for each in (lane, *others):
             each.busy, each.held = each.busy + 1, question.tokens
+        self._at_work[job] = {lane.number, *job.children}
         question.asked += job.count
         question.answers -= job.count
         if not question.answers:

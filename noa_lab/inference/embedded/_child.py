@@ -25,12 +25,12 @@ from noa_lab.inference.embedded._sampler import GrammarInvalid
 from noa_lab.inference.embedded._template import ChatTemplate
 from noa_lab.inference.embedded._text_cutter import TextCutter
 
-__all__ = ["main"]
+__all__ = ["Child", "Inbox", "main", "serve_parent"]
 
 Message = dict[str, Any]
 
 
-class _Inbox:
+class Inbox:
     """Takes questions in on a thread of its own, so that cancels and the end of the parent are noticed during work."""
 
     def __init__(self, lines: BinaryIO) -> None:
@@ -48,32 +48,33 @@ class _Inbox:
         os._exit(0)
 
 
-class _Child:
+class Child:
     """Answers questions one after the other."""
 
-    def __init__(self, model: EmbeddedModel, inbox: _Inbox, say: Callable[[Message], None]) -> None:
+    def __init__(self, model: EmbeddedModel, inbox: Inbox, say: Callable[[Message], None], **facts: Any) -> None:
         self._model = model
         self._inbox = inbox
         self._say = say
         source = model.chat_template()
         (bos, add_bos), (eos, add_eos) = model.special("bos"), model.special("eos")
         self._template = ChatTemplate(source, bos=bos, eos=eos, add_bos=add_bos, add_eos=add_eos) if source else None
-        say({"ready": True, "context_size": model.context_size, "chat_template": source, "build": _build()})
+        say({"ready": True, "context_size": model.context_size, "chat_template": source, "build": _build(), **facts})
 
     def serve(self) -> None:
         """Answer for ever."""
         while True:
-            message = self._inbox.waiting.get()
-            try:
-                self._say({"id": message["id"], "done": getattr(self, f"_{message['op']}")(message)})
-            except GrammarInvalid as error:
-                self._say({"id": message["id"], "error": {"kind": "grammar", "reason": str(error)}})
-            except TemplateInvalid as error:
-                self._say({"id": message["id"], "error": {"kind": "template", "reason": error.fields["reason"]}})
-            except Exception as error:
-                self._say(
-                    {"id": message["id"], "error": {"kind": "failed", "reason": f"{type(error).__name__}: {error}"}}
-                )
+            self.do(self._inbox.waiting.get())
+
+    def do(self, message: Message) -> None:
+        """Do what one message asks for."""
+        try:
+            self._say({"id": message["id"], "done": getattr(self, f"_{message['op']}")(message)})
+        except GrammarInvalid as error:
+            self._say({"id": message["id"], "error": {"kind": "grammar", "reason": str(error)}})
+        except TemplateInvalid as error:
+            self._say({"id": message["id"], "error": {"kind": "template", "reason": error.fields["reason"]}})
+        except Exception as error:
+            self._say({"id": message["id"], "error": {"kind": "failed", "reason": f"{type(error).__name__}: {error}"}})
 
     def _render(self, message: Message) -> str:
         if self._template is None:
@@ -159,11 +160,11 @@ def _follow_parent() -> None:
     os._exit(0)
 
 
-def main(arguments: list[str]) -> None:
-    """Load the model and answer until the parent is gone.
+def serve_parent(make: Callable[[Inbox, Callable[[Message], None]], Child]) -> None:
+    """Load a model and answer until the parent is gone.
 
     Args:
-        arguments: Path of the GGUF file, context size, threads.
+        make: Makes the child, which loads the model.
     """
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -175,9 +176,9 @@ def main(arguments: list[str]) -> None:
 
     if os.name != "nt":
         threading.Thread(target=_follow_parent, daemon=True).start()
-    inbox = _Inbox(sys.stdin.buffer)
+    inbox = Inbox(sys.stdin.buffer)
     try:
-        child = _Child(EmbeddedModel(Path(arguments[0]), int(arguments[1]), int(arguments[2])), inbox, say)
+        child = make(inbox, say)
     except LoadFailed as error:
         say({"error": {"kind": "load", "reason": str(error)}})
         return
@@ -188,6 +189,16 @@ def main(arguments: list[str]) -> None:
         say({"error": {"kind": "library", "reason": f"{type(error).__name__}: {error}"}})
         return
     child.serve()
+
+
+def main(arguments: list[str]) -> None:
+    """Load the model and answer until the parent is gone.
+
+    Args:
+        arguments: Path of the GGUF file, context size, threads.
+    """
+    path, context, threads = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    serve_parent(lambda inbox, say: Child(EmbeddedModel(path, context, threads), inbox, say))
 
 
 if __name__ == "__main__":

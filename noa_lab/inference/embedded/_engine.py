@@ -95,11 +95,14 @@ class EmbeddedEngine(EngineBase):
                 return child
             if child is not None and child.owner == os.getpid():
                 await child.stop()
-            fresh = ChildProcess(self._path, self._context_size, self._threads)
+            fresh = self._new_child()
             await fresh.start()
             background().own(self)
             self._child = fresh
             return fresh
+
+    def _new_child(self) -> ChildProcess:
+        return ChildProcess(self._path, self._context_size, self._threads)
 
     async def _answer(self, question: Question, emit: Emit) -> Completion:
         prompt, config = question.prompt, question.config

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,10 +39,20 @@ class ChildProcess:
         model: The GGUF file.
         context_size: Tokens of prompt and answer together.
         threads: Threads of computation.
+        program: The module that is the child's program.
+        more: What else that program is told.
     """
 
-    def __init__(self, model: Path, context_size: int, threads: int) -> None:
-        self._command = [str(model), str(context_size), str(threads)]
+    def __init__(
+        self,
+        model: Path,
+        context_size: int,
+        threads: int,
+        *,
+        program: str = "noa_lab.inference.embedded._child",
+        more: Sequence[int] = (),
+    ) -> None:
+        self._command = [program, str(model), str(context_size), str(threads), *map(str, more)]
         self._model = model
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -78,7 +88,6 @@ class ChildProcess:
             sys.executable,
             "-P",  # a notebook folder's own jinja2.py must not be imported
             "-m",
-            "noa_lab.inference.embedded._child",
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -145,6 +154,14 @@ class ChildProcess:
             raise
         finally:
             del self._asked[number]
+
+    async def tell(self, message: Mapping[str, Any]) -> None:
+        """Tell the child something that has no answer.
+
+        Raises:
+            Unreachable: When it died.
+        """
+        await self._write(dict(message))
 
     def _post(self, message: Message) -> None:
         assert self._process is not None

@@ -1,0 +1,301 @@
+"""Many answers growing side by side in one context: the work of the child process of a `TreeEngine`.
+
+The schedule is that of lanes on a server which can copy slots, with sequences for slots: saving and restoring a trunk is a
+`llama_memory_seq_cp`, which takes no time and no memory, and further answers to one prompt begin with the logits of its one evaluation.
+Each step decodes one batch: a token for every answer that grows, and as many prompt tokens as there is room for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from noa_lab.inference.batch._copying import CopyingSchedule
+from noa_lab.inference.batch._prefixes import packed, unpacked
+from noa_lab.inference.batch._schedule import Ask, Job, Prepare
+from noa_lab.inference.embedded._sampler import GrammarInvalid, Sampler
+from noa_lab.inference.embedded._text_cutter import TextCutter
+from noa_lab.inference.embedded._tree_model import BATCH, Fed, TreeModel
+
+__all__ = ["Asked", "Growth"]
+
+Message = dict[str, Any]
+Say = Callable[[Message], None]
+
+SHORTEST = 12
+"""Fewest tokens that are worth a trunk of their own: one costs a batch more, which mostly goes on anyway."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """One question of a batch.
+
+    Attributes:
+        batch: Number of the message that it came with.
+        index: Its place in that message.
+        what: What the parent said: tokens, seeds, sampling, grammar, max_tokens, stop.
+        left: Answers that are not there yet.
+    """
+
+    batch: int
+    index: int
+    what: Mapping[str, Any]
+    left: int
+
+
+@dataclass(slots=True)
+class _Feeding:
+    """A prompt that is being evaluated."""
+
+    job: Job
+    tokens: tuple[int, ...]
+    at: int
+    began: float
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """An answer that grows."""
+
+    job: Ask
+    asked: Asked
+    number: int
+    lane: int
+    sampler: Sampler
+    cutter: TextCutter
+    position: int
+    began: float
+    first: float
+    cached: int
+    last: int = 0
+    text: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Growth:
+    """Answers batches of questions.
+
+    Args:
+        model: The model; sequences from 0 on are lanes, those after them keep trunks.
+        lanes: How many answers may grow at once.
+        stores: How many trunks can be kept.
+        say: Sends a message to the parent.
+    """
+
+    def __init__(self, model: TreeModel, lanes: int, stores: int, say: Say) -> None:
+        self._model, self._lanes, self._stores, self._say = model, lanes, stores, say
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._schedule = CopyingSchedule(self._lanes, shortest=SHORTEST)
+        self._questions: dict[int, Asked] = {}
+        self._open: dict[int, int] = {}
+        """By batch: questions of which answers are missing."""
+        self._feeding: list[_Feeding] = []
+        self._answers: list[_Answer] = []
+        self._kept: dict[int, int] = {}
+        """By trunk: the sequence that keeps it."""
+        self._free = list(range(self._lanes, self._lanes + self._stores))
+        self._evaluated = 0
+        self._model.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._open)
+
+    @property
+    def batches(self) -> set[int]:
+        """The messages of which answers are missing."""
+        return set(self._open)
+
+    def add(self, batch: int, questions: Iterable[Mapping[str, Any]], early: Iterable[int]) -> None:
+        """Take the questions of one message in."""
+        asked = [Asked(batch, index, what, len(what["seeds"])) for index, what in enumerate(questions)]
+        self._open[batch] = len(asked)
+        prompts = [packed(each.what["tokens"]) for each in asked]
+        numbers = self._schedule.add(prompts, [each.left for each in asked], list(early))
+        self._questions.update(zip(numbers, asked, strict=True))
+        self._end_if_done(batch)
+
+    def enough(self) -> None:
+        """Begin nothing more; what is under way goes on."""
+        self._schedule.drop()
+        going: dict[int, int] = {}
+        for answer in self._answers:
+            going[id(answer.asked)] = going.get(id(answer.asked), 0) + 1
+        for feeding in self._feeding:
+            if isinstance(feeding.job, Ask):
+                key = id(self._questions[feeding.job.question])
+                going[key] = going.get(key, 0) + feeding.job.count
+        self._open = dict.fromkeys(self._open, 0)
+        for asked in self._questions.values():
+            asked.left = going.get(id(asked), 0)
+            self._open[asked.batch] = self._open.get(asked.batch, 0) + (asked.left > 0)
+        for batch in [batch for batch, left in self._open.items() if left == 0]:
+            self._end_if_done(batch)
+
+    def cancel(self) -> None:
+        """Stop everything at once."""
+        for answer in self._answers:
+            answer.sampler.close()
+        self._begin_anew()
+
+    # One step
+
+    def step(self) -> None:
+        """Begin what can be begun, decode one batch, and take what it brings.
+
+        Raises:
+            RuntimeError: When llama.cpp fails.
+        """
+        while (job := self._schedule.next()) is not None:
+            self._begin(job)
+        fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in self._answers]
+        room = BATCH - len(fed)
+        parts: list[tuple[_Feeding, int]] = []
+        for feeding in self._feeding:
+            count = min(room, len(feeding.tokens) - feeding.at)
+            if count <= 0:
+                break
+            room -= count
+            feeding.since = feeding.since or time.perf_counter()
+            whole = feeding.at + count == len(feeding.tokens)
+            tokens = feeding.tokens[feeding.at : feeding.at + count]
+            fed.append(Fed(feeding.job.lane, feeding.at, tokens, wanted=whole and isinstance(feeding.job, Ask)))
+            parts.append((feeding, count))
+        if not fed:
+            return
+        growing = list(self._answers)
+        places = self._model.decode(fed)
+        for answer, place in zip(growing, places, strict=False):
+            answer.position += 1
+            self._grow(answer, place)
+        for (feeding, count), place in zip(parts, places[len(growing) :], strict=True):
+            self._evaluated += count
+            feeding.at += count
+            if feeding not in self._feeding:
+                continue  # nobody waits for it any more
+            if feeding.at == len(feeding.tokens):
+                self._feeding.remove(feeding)
+                self._fed(feeding, place)
+
+    def _begin(self, job: Job) -> None:
+        if job.restore is not None:
+            self._model.copy(self._kept[job.restore], job.lane)
+        self._model.cut(job.lane, job.reuse)
+        now = time.perf_counter()
+        if isinstance(job, Prepare):
+            self._feeding.append(_Feeding(job, unpacked(job.tokens), job.reuse, now))
+            return
+        asked = self._questions[job.question]
+        self._say({"id": asked.batch, "begun": asked.index, "first": job.first, "count": job.count})
+        self._feeding.append(_Feeding(job, tuple(asked.what["tokens"]), job.reuse, now))
+
+    def _fed(self, feeding: _Feeding, place: int) -> None:
+        """A prompt has been evaluated."""
+        job = feeding.job
+        if isinstance(job, Prepare):
+            saved = bool(self._free)
+            if saved:
+                self._kept[job.trunk] = self._free.pop()
+                self._model.copy(job.lane, self._kept[job.trunk])
+            self._schedule.prepared(job, saved=saved)
+            return
+        asked = self._questions[job.question]
+        for number, lane in enumerate((job.lane, *job.children)):
+            if number:
+                self._model.copy(job.lane, lane)
+            try:
+                sampler = self._sampler(asked, job.first + number)
+            except GrammarInvalid as error:
+                self._refuse(job, asked, job.first + number, lane, str(error))
+                continue
+            cached = job.reuse if number == 0 else len(feeding.tokens)
+            answer = _Answer(
+                job, asked, job.first + number, lane, sampler, TextCutter(asked.what["stop"]), len(feeding.tokens),
+                feeding.began, 0.0, cached,
+            )  # fmt: skip
+            self._answers.append(answer)
+            self._grow(answer, place, since=feeding.since)
+
+    def _sampler(self, asked: Asked, answer: int) -> Sampler:
+        seed = asked.what["seeds"][answer]
+        sampling = {**asked.what["sampling"], "seed": 0 if seed is None else seed}
+        return self._model.sampler(sampling, asked.what["grammar"], asked.what["tokens"])
+
+    def _grow(self, answer: _Answer, place: int, since: float = 0.0) -> None:
+        """Sample the next token of an answer, and end it where it ends."""
+        what = answer.asked.what
+        token = self._model.sample(answer.sampler, place)
+        now = time.perf_counter()
+        if not answer.first:
+            answer.first, answer.began = now, since or answer.began
+        answer.tokens.append(token)
+        if what["sampling"]["n_probs"]:
+            answer.logprobs.append(self._model.probability(token, place, what["sampling"]["n_probs"]))
+        answer.last = token
+        room = self._model.context_size - len(what["tokens"])
+        if self._model.ends(token):
+            self._end(answer, "stop", now)
+            return
+        answer.text.append(answer.cutter.feed(self._model.piece(token)))
+        if answer.cutter.stopped:
+            self._end(answer, "stop_sequence", now)
+        elif len(answer.tokens) >= min(what["max_tokens"], room):
+            self._end(answer, "length", now)
+
+    def _end(self, answer: _Answer, reason: str, now: float) -> None:
+        what = answer.asked.what
+        answer.text.append(answer.cutter.flush())
+        answer.sampler.close()
+        self._answers.remove(answer)
+        self._say(
+            {
+                "id": answer.asked.batch,
+                "question": answer.asked.index,
+                "answer": answer.number,
+                "text": "".join(answer.text),
+                "finish_reason": reason,
+                "prompt_tokens": len(what["tokens"]),
+                "cached_tokens": answer.cached,
+                "completion_tokens": len(answer.tokens),
+                "truncated": reason == "length" and len(answer.tokens) < what["max_tokens"],
+                "prefill_ms": (answer.first - answer.began) * 1000,
+                "decode_ms": (now - answer.first) * 1000,
+                "tokens": answer.tokens,
+                "logprobs": answer.logprobs,
+                "evaluated": self._evaluated,
+            }
+        )
+        self._over(answer.job, answer.asked, answer.lane)
+
+    def _refuse(self, job: Ask, asked: Asked, number: int, lane: int, reason: str) -> None:
+        self._say({"id": asked.batch, "question": asked.index, "answer": number, "refused": reason})
+        self._over(job, asked, lane)
+
+    def _over(self, job: Ask, asked: Asked, lane: int) -> None:
+        """A lane has finished its answer."""
+        self._schedule.freed(job, lane)
+        if not any(answer.job is job for answer in self._answers) and not self._schedule.working(job):
+            self._schedule.asked(job)
+        for trunk in self._schedule.unneeded:
+            sequence = self._kept.pop(trunk)
+            self._model.cut(sequence, 0)
+            self._free.append(sequence)
+        self._schedule.unneeded.clear()
+        asked.left -= 1
+        if asked.left == 0:
+            self._open[asked.batch] -= 1
+            self._end_if_done(asked.batch)
+
+    def _end_if_done(self, batch: int) -> None:
+        if self._open.get(batch) == 0:
+            del self._open[batch]
+            self._say({"id": batch, "done": {"evaluated": self._evaluated}})
+            if not self._open:
+                self._begin_anew()

@@ -1,0 +1,86 @@
+"""The process of a `TreeEngine`: `python -m noa_lab.inference.embedded._tree_child MODEL CONTEXT THREADS CELLS LANES STORES`.
+
+It speaks as `_child` does, and takes one question more: "grow", a batch of questions whose answers come as they are finished.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noa_lab.inference.embedded._child import Child, Inbox, serve_parent
+from noa_lab.inference.embedded._growth import Growth
+from noa_lab.inference.embedded._tree_model import TreeModel
+
+__all__ = ["main"]
+
+Message = dict[str, Any]
+
+
+class TreeChild(Child):
+    """Grows answers, and between two steps does what else is asked."""
+
+    def __init__(
+        self, model: TreeModel, inbox: Inbox, say: Callable[[Message], None], *, lanes: int, stores: int
+    ) -> None:
+        super().__init__(model, inbox, say, can_go_back=model.can_go_back)
+        self._growth = Growth(model, lanes, stores, say)
+
+    def serve(self) -> None:
+        """Answer for ever."""
+        while True:
+            if not self._growth.busy:
+                self._take(self._inbox.waiting.get())
+            else:
+                self._take_all()
+                self._step()
+
+    def _take_all(self) -> None:
+        while True:
+            try:
+                self._take(self._inbox.waiting.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self, message: Message) -> None:
+        if message["op"] == "grow":
+            self._growth.add(message["id"], message["questions"], message["early"])
+        elif message["op"] == "enough":
+            self._growth.enough()
+        else:
+            self.do(message)
+
+    def _step(self) -> None:
+        batches = self._growth.batches
+        if batches & self._inbox.cancelled:
+            self._inbox.cancelled -= batches
+            self._growth.cancel()
+            return
+        try:
+            self._growth.step()
+        except Exception as error:
+            self._growth.cancel()
+            for batch in batches:
+                self._say({"id": batch, "error": {"kind": "failed", "reason": f"{type(error).__name__}: {error}"}})
+
+
+def main(arguments: list[str]) -> None:
+    """Load the model and answer until the parent is gone.
+
+    Args:
+        arguments: Path of the GGUF file, context size, threads, cells, lanes, trunks to keep.
+    """
+    path, (context, threads, cells, lanes, stores) = Path(arguments[0]), map(int, arguments[1:])
+
+    def make(inbox: Inbox, say: Callable[[Message], None]) -> Child:
+        model = TreeModel(path, context, threads, cells=cells, sequences=lanes + stores)
+        return TreeChild(model, inbox, say, lanes=lanes, stores=stores)
+
+    serve_parent(make)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,149 @@
+"""A GGUF model with many sequences in one context: what they share is in memory once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noa_lab.inference.embedded._model import EmbeddedModel, LoadFailed
+from noa_lab.inference.embedded._sampler import Sampler
+
+__all__ = ["BATCH", "Fed", "OutOfCells", "TreeModel"]
+
+BATCH = 512
+"""Most tokens decoded at once: llama-server's own physical batch."""
+
+_NO_CELLS = 1
+"""What `llama_decode` returns when the context has no room for the batch."""
+
+
+class OutOfCells(Exception):
+    """The context has no room for what was to be decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """Tokens of one sequence in a batch.
+
+    Attributes:
+        sequence: The sequence.
+        start: Position of the first token.
+        tokens: The tokens.
+        wanted: Whether what follows the last one is to be sampled.
+    """
+
+    sequence: int
+    start: int
+    tokens: Sequence[int]
+    wanted: bool
+
+
+class TreeModel(EmbeddedModel):
+    """One model, and one context that its sequences share (llama.cpp's unified KV cache).
+
+    Args:
+        path: The GGUF file.
+        context_size: Tokens that one sequence may have, prompt and answer together.
+        threads: Threads of computation.
+        cells: Tokens that all sequences may have together, those that they share counted once.
+        sequences: How many sequences there are.
+
+    Raises:
+        LoadFailed: With the reason in words.
+    """
+
+    def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
+        self._cells, self._sequences = cells, sequences
+        super().__init__(path, context_size, threads)
+        self._memory = self._lib.llama_get_memory(self._context)
+        self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
+
+    def _new_context(self, threads: int) -> Any:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True
+        context = self._lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadFailed(f"there is not enough memory for a context of {self._cells} tokens")
+        return context
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether a sequence can be cut back to any of its tokens: recurrent models and those with a sliding window cannot."""
+        lib = self._lib
+        recurrent = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
+        return not recurrent and int(lib.llama_model_n_swa(self._model)) == 0
+
+    def sampler(self, sampling: dict[str, Any], grammar: str | None, prompt: Sequence[int]) -> Sampler:
+        """What chooses the tokens of one answer; the caller closes it.
+
+        Raises:
+            GrammarInvalid: When llama.cpp cannot read the grammar.
+        """
+        found = Sampler(self._lib, self._vocab, sampling, grammar)
+        found.look_back(list(prompt[-int(sampling["repeat_last_n"]) :]))
+        return found
+
+    def sample(self, sampler: Sampler, output: int) -> int:
+        """The next token by the last batch's output at this place of the batch."""
+        return sampler.sample(self._context, output)
+
+    def probability(self, token: int, output: int, top: int) -> dict[str, Any]:
+        """Probability of a token, in the form of llama-server's `completion_probabilities`."""
+        return self._probability(token, output, top)
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a generated token."""
+        return self._bytes(token)
+
+    # Sequences
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Keep only the first tokens of a sequence."""
+        self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make a sequence share all tokens of another one; what it had is let go of."""
+        self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._lib.llama_memory_clear(self._memory, True)
+
+    def decode(self, fed: Sequence[Fed]) -> list[int]:
+        """Evaluate tokens of several sequences at once.
+
+        Args:
+            fed: At most `BATCH` tokens in all.
+
+        Returns:
+            For each sequence fed, the place of its last token in the batch: where to sample what follows.
+
+        Raises:
+            OutOfCells: When there is no room; nothing has changed then.
+            RuntimeError: When llama.cpp fails.
+        """
+        batch, place = self._batch, 0
+        places = []
+        for part in fed:
+            for offset, token in enumerate(part.tokens):
+                batch.token[place], batch.pos[place] = token, part.start + offset
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, part.sequence
+                batch.logits[place] = part.wanted and offset == len(part.tokens) - 1
+                place += 1
+            places.append(place - 1)
+        batch.n_tokens = place
+        code = self._lib.llama_decode(self._context, batch)
+        if code == _NO_CELLS:
+            raise OutOfCells
+        if code != 0:
+            raise RuntimeError(f"llama_decode failed with code {code}")
+        return places
