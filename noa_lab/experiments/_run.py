@@ -15,7 +15,7 @@ from noa_lab.experiments.execution._answers import check_scorers, score
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of, recorded, refuse_changes
 from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
 from noa_lab.experiments.execution._tally import RunProgress
-from noa_lab.experiments.execution._wish import EngineFor
+from noa_lab.experiments.execution._wish import EngineFor, Hindrance
 from noa_lab.experiments.grading import check_graders, is_graded, kept_grades
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
@@ -44,6 +44,7 @@ class Run(RunRecord):
         engine_for: Opens a model's engine; without it the run can only be read.
         scorers: How its answers are scored; default: as the run was started with.
         identity_for: What a model is now, see `start`.
+        hindrance: What stands against the executor "tree", see `start`.
 
     Raises:
         UnknownName: When there is no such run.
@@ -57,9 +58,10 @@ class Run(RunRecord):
         engine_for: EngineFor | None = None,
         scorers: Sequence[Scorer] | None = None,
         identity_for: IdentityFor | None = None,
+        hindrance: Hindrance | None = None,
     ) -> None:
         super().__init__(store, run_id)
-        self._engine_for, self._identity_for = engine_for, identity_for
+        self._engine_for, self._identity_for, self._hindrance = engine_for, identity_for, hindrance
         self._given = None if scorers is None else tuple(scorers)
         self._last: Runner | None = None
         self._listeners: list[Listener] = []
@@ -228,6 +230,7 @@ class Run(RunRecord):
                 rendered=rendered,
                 scorers=scorers,
                 engine_for=self._engine_for,
+                hindrance=self._hindrance,
             )
         except BaseException:
             self._give_back(token, "paused")

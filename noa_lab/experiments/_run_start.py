@@ -15,7 +15,7 @@ from noa_lab.experiments.execution._answers import check_scorers
 from noa_lab.experiments.execution._budget import Budget
 from noa_lab.experiments.execution._identity import IdentityFor, identities_of
 from noa_lab.experiments.execution._runner import live_runner
-from noa_lab.experiments.execution._wish import EXECUTORS, EngineFor, Requested
+from noa_lab.experiments.execution._wish import EXECUTORS, EngineFor, Hindrance, Requested
 from noa_lab.experiments.grading import check_graders
 from noa_lab.experiments.grid._cells import execution_order
 from noa_lab.experiments.grid._grid import Grid
@@ -73,6 +73,7 @@ def start(
     identity_for: IdentityFor | None = None,
     executor: Requested = "auto",
     budget: Budget | None = None,
+    hindrance: Hindrance | None = None,
 ) -> Run:
     """Run a grid, in the background.
 
@@ -92,6 +93,7 @@ def start(
             new run, which only continues while it stays the same; without it a changed model is noticed when its engine is opened.
         executor: How the cells are asked for, see `ExecutorName`; "auto" takes what is fastest.
         budget: What the run may use up; then it pauses.
+        hindrance: Tells what stands against the executor "tree" for a model; without it "auto" never takes that.
 
     Returns:
         The run; it goes on after this returns.
@@ -120,7 +122,7 @@ def start(
     run_id, is_new = store.add_run(
         grid, ordered, name=name, scorers=specs, provenance=provenance, executor=executor, fresh=fresh, budget=kept
     )
-    run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for)
+    run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for, hindrance=hindrance)
     if not is_new and store.run(run_id)["scorers"] != specs:
         if live_runner(store, run_id) is not None:
             raise RunBusy(
@@ -140,6 +142,7 @@ def open_run(
     engine_for: EngineFor | None = None,
     scorers: Sequence[Scorer] | None = None,
     identity_for: IdentityFor | None = None,
+    hindrance: Hindrance | None = None,
 ) -> Run:
     """A run by its id.
 
@@ -149,11 +152,12 @@ def open_run(
         engine_for: Opens a model's engine; without it the run can be read but not resumed.
         scorers: How a resumed run scores; default: as it was started with.
         identity_for: What a model is now, see `start`; a run is not resumed on a model that has changed.
+        hindrance: What stands against the executor "tree", see `start`.
 
     Raises:
         UnknownName: When there is no such run; the nearest id is offered.
     """
-    return Run(store, run_id, engine_for=engine_for, scorers=scorers, identity_for=identity_for)
+    return Run(store, run_id, engine_for=engine_for, scorers=scorers, identity_for=identity_for, hindrance=hindrance)
 
 
 def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) -> list[RunSummary]:

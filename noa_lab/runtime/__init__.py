@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.runtime._advisories import Advice, advice_for, is_loopback, refuse_known_bad
 from noa_lab.runtime._backends import Choice, Gpu, choose_backend
-from noa_lab.runtime._bindings import bindings_linked, link_bindings
+from noa_lab.runtime._bindings import bindings_linked, bindings_ready, link_bindings
 from noa_lab.runtime._free_memory import FreeMemory, free_memory
 from noa_lab.runtime._install import install
 from noa_lab.runtime._libraries import beside_first
@@ -54,6 +54,7 @@ __all__ = [
     "advice_for",
     "beside_first",
     "bindings_linked",
+    "bindings_ready",
     "choose_backend",
     "clean_environment",
     "current",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noa_lab import runtime
 from noa_lab.paths import Home
 from noa_lab.workbench._served_models import get_model, resolve_model
+from noa_lab.workbench._trees import Trees
 from noa_lab.workbench._wishes import server_wish
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Comparisons(abc.ABC):
             store=self.store,
             engine_for=self.engine_for,
             identity_for=self._identity,
+            hindrance=self._hindrance,
             fresh=fresh,
             name=name,
             executor=executor,
@@ -133,16 +135,20 @@ class Comparisons(abc.ABC):
 
     @contextmanager
     def engine_for(self, ref: str, wish: EngineWish | None = None) -> Iterator[InferenceEngine]:
-        """An engine for this model on a server that is held for as long as the block runs.
+        """An engine for this model on a server that is held for as long as the block runs; for a tree, in a process of its own.
 
         Args:
             ref: The model, as for `serve`.
             wish: What a comparison wants it for; None: the server that everybody shares.
         """
+        if wish is not None and wish.executor == "tree":
+            with self._trees.engine(self._get(ref), wish, self.server_config().settings(ref)) as engine:
+                yield engine
+            return
         settings: dict[str, Any] = {}
         options: dict[str, Any] = {}
         if wish is not None:
-            settings, options = server_wish(wish, get_model(self.server_config(), ref, self.models).metadata)
+            settings, options = server_wish(wish, self._get(ref).metadata)
         with self.serve(ref, **settings) as server, server.engine(**options) as engine:
             yield engine
 
@@ -241,7 +247,24 @@ class Comparisons(abc.ABC):
         """
         from noa_lab import experiments
 
-        return experiments.open_run(self.store, run_id, engine_for=self.engine_for, identity_for=self._identity)
+        return experiments.open_run(
+            self.store,
+            run_id,
+            engine_for=self.engine_for,
+            identity_for=self._identity,
+            hindrance=self._hindrance,
+        )
+
+    @property
+    def _trees(self) -> Trees:
+        return Trees(self.home)
+
+    def _get(self, ref: str) -> ModelFile:
+        return get_model(self.server_config(), ref, self.models)
+
+    def _hindrance(self, ref: str, wish: EngineWish) -> str:
+        """What stands against a tree for this model, see `experiments.start`."""
+        return self._trees.hindrance(self._get(ref), wish)
 
     def _identity(self, ref: str) -> dict[str, Any]:
         """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ __all__ = ["Chosen", "choose", "identity_of", "wish_for"]
 
 _LANES = 8
 """Most answers side by side: a step of llama.cpp reads the weights once for all of them, and from about eight on that hardly shows."""
+
+_FEW = 24
+"""Answers below which loading the model a second time, and evaluating again what a server may still hold, is not worth it."""
 
 _CHARACTERS = 2.5
 """Characters that a token has at least, for texts that are mostly words: a guess that is corrected before anything is asked."""
@@ -63,13 +66,21 @@ class Chosen:
         return Chosen("plain", why, self.firm)
 
 
-def choose(requested: Requested, recorded: ExecutorName | None, grid: Grid) -> Chosen:
+def choose(
+    requested: Requested,
+    recorded: ExecutorName | None,
+    grid: Grid,
+    answers: int = 0,
+    hindrance: Callable[[], str] | None = None,
+) -> Chosen:
     """The executor of a model's cells.
 
     Args:
         requested: What the user asked for.
         recorded: What the model's cells of this run were executed by so far: executors never mix between the arms of a model.
         grid: What is to be run.
+        answers: How many of the model's answers are missing.
+        hindrance: Tells why there had better be no tree, "" when nothing stands against one; None: there is none to be had.
     """
     if recorded is not None:
         return Chosen(recorded, "as its other answers in this run", firm=True)
@@ -77,7 +88,13 @@ def choose(requested: Requested, recorded: ExecutorName | None, grid: Grid) -> C
         return Chosen(requested, firm=True)
     if any(config.overflow != "error" for config in grid.sampling):
         return Chosen("plain", "prompts that are too long are shortened one by one")
-    return Chosen("lanes", "the server's slots share what prompts have in common")
+    if hindrance is None:
+        return Chosen("lanes", "the server's slots share what prompts have in common")
+    if answers < _FEW:
+        return Chosen("lanes", f"fewer than {_FEW} answers are not worth loading the model a second time")
+    if against := hindrance():
+        return Chosen("lanes", against)
+    return Chosen("tree", "all answers grow side by side in one context, in which what prompts share is there once")
 
 
 def wish_for(chosen: Chosen, cells: Collection[Cell], grid: Grid, rendered: Rendered, needed: int) -> EngineWish:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.experiments.execution._provenance import Provenance
-from noa_lab.experiments.execution._wish import EngineFor, Requested
+from noa_lab.experiments.execution._wish import EngineFor, Hindrance, Requested
 from noa_lab.experiments.grid._cells import Rendered
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._store import Store
@@ -30,6 +30,7 @@ class Job:
         rendered: Its conversations.
         scorers: How answers are scored.
         engine_for: Opens a model's engine.
+        hindrance: Tells what stands against the executor "tree"; None where there is none to be had.
         put: Takes what happens to a cell.
         stopping: Whether no further cell is to be begun.
         requested: The executor that was asked for.
@@ -48,6 +49,7 @@ class Job:
     requested: Requested
     reuse: bool
     provenance: Provenance
+    hindrance: Hindrance | None = None
 
     @property
     def variables(self) -> Mapping[str, Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from noa_lab.experiments.execution._budget import Allowance
 from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._tally import RunProgress, Tally
-from noa_lab.experiments.execution._wish import EngineFor
+from noa_lab.experiments.execution._wish import EngineFor, Hindrance
 from noa_lab.experiments.execution._work import execute
 from noa_lab.experiments.grading import Grading
 from noa_lab.experiments.grid._cells import Rendered
@@ -70,6 +70,7 @@ class Runner:
         rendered: Its conversations.
         scorers: How its answers are scored.
         engine_for: Opens a model's engine.
+        hindrance: Tells what stands against the executor "tree", see `start`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Runner:
         rendered: Rendered,
         scorers: Sequence[Scorer],
         engine_for: EngineFor,
+        hindrance: Hindrance | None = None,
     ) -> None:
         self.run_id, self.scorers = run_id, tuple(scorers)
         self._place = (str(store.path.absolute()), run_id)
@@ -111,6 +113,7 @@ class Runner:
             requested=row["executor"],
             reuse=row["reuse"],
             provenance=Provenance(store, run_id),
+            hindrance=hindrance,
         )
         self._grading = Grading(
             store,

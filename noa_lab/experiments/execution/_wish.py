@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from noa_lab.inference import InferenceEngine
 
-__all__ = ["EXECUTORS", "EngineFor", "EngineWish", "ExecutorName", "Requested"]
+__all__ = ["EXECUTORS", "EngineFor", "EngineWish", "ExecutorName", "Hindrance", "Requested"]
 
 ExecutorName = Literal["plain", "lanes", "tree", "strict", "latency"]
 """How cells are asked for:
@@ -38,6 +38,13 @@ class EngineWish:
     executor: ExecutorName = "plain"
     slots: int | None = None
     context_size: int | None = None
+
+
+class Hindrance(Protocol):
+    """Tells what stands against an embedded engine for a model, by its reference."""
+
+    def __call__(self, ref: str, wish: EngineWish, /) -> str:
+        """Why the answers had better come from a server, as a part of a sentence; "" when nothing stands against a tree."""
 
 
 class EngineFor(Protocol):

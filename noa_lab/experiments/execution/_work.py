@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from noa_lab.errors import CannotShare
@@ -47,7 +48,7 @@ class _ModelWork:
         self._plan: Plan | None = None
 
     async def run(self) -> None:
-        chosen = choose(self._job.requested, self._job.provenance.executor(self._model), self._job.grid)
+        chosen = self._choose()
         opened = False
         while (self._book.left or not opened) and not self._job.stopping():
             wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.rendered, self._needed)
@@ -72,6 +73,14 @@ class _ModelWork:
                 self._book.count_loss(error)
             if self._book.left:
                 await asyncio.sleep(_REOPEN_SECONDS)
+
+    def _choose(self) -> Chosen:
+        job, cells = self._job, self._book.left.values()
+        hindrance = None
+        if job.hindrance is not None:
+            wish = wish_for(Chosen("tree"), cells, job.grid, job.rendered, 0)
+            hindrance = partial(job.hindrance, self._model, wish)
+        return choose(job.requested, job.provenance.executor(self._model), job.grid, len(cells), hindrance)
 
     def _prepare(self, engine: InferenceEngine, chosen: Chosen) -> None:
         """Note what the model runs on, and take over answers to the very same questions."""

@@ -8,16 +8,16 @@ Each step decodes one batch: a token for every answer that grows, and as many pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.inference.batch._copying import CopyingSchedule
-from noa_lab.inference.batch._prefixes import packed, unpacked
+from noa_lab.inference.batch._prefixes import common, packed, unpacked
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.embedded._sampler import GrammarInvalid, Sampler
 from noa_lab.inference.embedded._text_cutter import TextCutter
-from noa_lab.inference.embedded._tree_model import BATCH, Fed, TreeModel
+from noa_lab.inference.embedded._tree_model import BATCH, Fed, OutOfCells, TreeModel
 
 __all__ = ["Asked", "Growth"]
 
@@ -28,7 +28,11 @@ SHORTEST = 12
 """Fewest tokens that are worth a trunk of their own: one costs a batch more, which mostly goes on anyway."""
 
 
-@dataclass(slots=True)
+_WORTH_WAITING = 4
+"""Tokens that a prompt waits for while another one that begins alike is evaluated: more steps cost about what two tokens do."""
+
+
+@dataclass(slots=True, eq=False)
 class Asked:
     """One question of a batch.
 
@@ -45,18 +49,20 @@ class Asked:
     left: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Feeding:
     """A prompt that is being evaluated."""
 
     job: Job
+    prompt: bytes
     tokens: tuple[int, ...]
-    at: int
-    began: float
+    reused: int = 0
+    at: int = 0
     since: float = 0.0
+    """When it was put into its lane; 0.0 before that."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Answer:
     """An answer that grows."""
 
@@ -155,46 +161,71 @@ class Growth:
         """
         while (job := self._schedule.next()) is not None:
             self._begin(job)
-        fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in self._answers]
-        room = BATCH - len(fed)
-        parts: list[tuple[_Feeding, int]] = []
-        for feeding in self._feeding:
-            count = min(room, len(feeding.tokens) - feeding.at)
-            if count <= 0:
-                break
-            room -= count
-            feeding.since = feeding.since or time.perf_counter()
-            whole = feeding.at + count == len(feeding.tokens)
+        growing = list(self._answers)
+        fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in growing]
+        parts = list(self._parts(BATCH - len(fed)))
+        for feeding, count in parts:
             tokens = feeding.tokens[feeding.at : feeding.at + count]
-            fed.append(Fed(feeding.job.lane, feeding.at, tokens, wanted=whole and isinstance(feeding.job, Ask)))
-            parts.append((feeding, count))
+            wanted = feeding.at + count == len(feeding.tokens) and isinstance(feeding.job, Ask)
+            fed.append(Fed(feeding.job.lane, feeding.at, tokens, wanted=wanted))
         if not fed:
             return
-        growing = list(self._answers)
-        places = self._model.decode(fed)
+        places = self._decode(fed)
         for answer, place in zip(growing, places, strict=False):
             answer.position += 1
             self._grow(answer, place)
         for (feeding, count), place in zip(parts, places[len(growing) :], strict=True):
             self._evaluated += count
             feeding.at += count
-            if feeding not in self._feeding:
-                continue  # nobody waits for it any more
-            if feeding.at == len(feeding.tokens):
+            if feeding.at == len(feeding.tokens) and feeding in self._feeding:
                 self._feeding.remove(feeding)
                 self._fed(feeding, place)
 
+    def _parts(self, room: int) -> Iterator[tuple[_Feeding, int]]:
+        """The prompts to go on with, and how many tokens of each there is room for."""
+        for number, feeding in enumerate(self._feeding):
+            if room <= 0:
+                return
+            if feeding.since or self._placed(feeding, self._feeding[:number]):
+                count = min(room, len(feeding.tokens) - feeding.at)
+                room -= count
+                yield feeding, count
+
+    def _decode(self, fed: Sequence[Fed]) -> list[int]:
+        """Decode one batch; what nothing grows on is forgotten where there is no room otherwise, and evaluated again when it is needed."""
+        try:
+            return self._model.decode(fed)
+        except OutOfCells:
+            working = {answer.lane for answer in self._answers} | {feeding.job.lane for feeding in self._feeding}
+            for sequence in set(range(self._lanes + self._stores)) - working:
+                self._model.keep(sequence, 0)
+            return self._model.decode(fed)
+
     def _begin(self, job: Job) -> None:
-        if job.restore is not None:
-            self._model.copy(self._kept[job.restore], job.lane)
-        self._model.cut(job.lane, job.reuse)
-        now = time.perf_counter()
         if isinstance(job, Prepare):
-            self._feeding.append(_Feeding(job, unpacked(job.tokens), job.reuse, now))
+            self._feed(job, job.tokens)
             return
         asked = self._questions[job.question]
         self._say({"id": asked.batch, "begun": asked.index, "first": job.first, "count": job.count})
-        self._feeding.append(_Feeding(job, tuple(asked.what["tokens"]), job.reuse, now))
+        self._feed(job, packed(asked.what["tokens"]))
+
+    def _feed(self, job: Job, prompt: bytes) -> None:
+        self._feeding.append(_Feeding(job, prompt, unpacked(prompt)))
+
+    def _placed(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> bool:
+        """Let a prompt go on from what any sequence has of it: the answer that grows there leaves its prompt as it is.
+
+        Returns:
+            False when one of the prompts ahead of it will have clearly more of it in a moment.
+        """
+        source, shared = self._model.nearest(feeding.prompt)
+        if max((common(other.prompt, feeding.prompt) for other in ahead), default=0) >= shared + _WORTH_WAITING:
+            return False
+        # The last token is evaluated in any case: its logits are what an answer begins with.
+        feeding.reused = feeding.at = min(shared, len(feeding.tokens) - 1)
+        feeding.since = time.perf_counter()
+        self._model.copy(source, feeding.job.lane, feeding.at)
+        return True
 
     def _fed(self, feeding: _Feeding, place: int) -> None:
         """A prompt has been evaluated."""
@@ -203,38 +234,37 @@ class Growth:
             saved = bool(self._free)
             if saved:
                 self._kept[job.trunk] = self._free.pop()
-                self._model.copy(job.lane, self._kept[job.trunk])
+                self._model.copy(job.lane, self._kept[job.trunk], len(feeding.tokens))
             self._schedule.prepared(job, saved=saved)
             return
         asked = self._questions[job.question]
         for number, lane in enumerate((job.lane, *job.children)):
             if number:
-                self._model.copy(job.lane, lane)
+                self._model.copy(job.lane, lane, len(feeding.tokens))
             try:
                 sampler = self._sampler(asked, job.first + number)
             except GrammarInvalid as error:
                 self._refuse(job, asked, job.first + number, lane, str(error))
                 continue
-            cached = job.reuse if number == 0 else len(feeding.tokens)
+            cached = feeding.reused if number == 0 else len(feeding.tokens)
             answer = _Answer(
                 job, asked, job.first + number, lane, sampler, TextCutter(asked.what["stop"]), len(feeding.tokens),
-                feeding.began, 0.0, cached,
+                feeding.since, 0.0, cached,
             )  # fmt: skip
             self._answers.append(answer)
-            self._grow(answer, place, since=feeding.since)
+            self._grow(answer, place)
 
     def _sampler(self, asked: Asked, answer: int) -> Sampler:
         seed = asked.what["seeds"][answer]
         sampling = {**asked.what["sampling"], "seed": 0 if seed is None else seed}
         return self._model.sampler(sampling, asked.what["grammar"], asked.what["tokens"])
 
-    def _grow(self, answer: _Answer, place: int, since: float = 0.0) -> None:
+    def _grow(self, answer: _Answer, place: int) -> None:
         """Sample the next token of an answer, and end it where it ends."""
         what = answer.asked.what
         token = self._model.sample(answer.sampler, place)
         now = time.perf_counter()
-        if not answer.first:
-            answer.first, answer.began = now, since or answer.began
+        answer.first = answer.first or now
         answer.tokens.append(token)
         if what["sampling"]["n_probs"]:
             answer.logprobs.append(self._model.probability(token, place, what["sampling"]["n_probs"]))
@@ -254,6 +284,7 @@ class Growth:
         answer.text.append(answer.cutter.flush())
         answer.sampler.close()
         self._answers.remove(answer)
+        self._model.keep(answer.lane, len(what["tokens"]))  # every cell in use makes attention slower
         self._say(
             {
                 "id": answer.asked.batch,
@@ -285,7 +316,7 @@ class Growth:
             self._schedule.asked(job)
         for trunk in self._schedule.unneeded:
             sequence = self._kept.pop(trunk)
-            self._model.cut(sequence, 0)
+            self._model.keep(sequence, 0)
             self._free.append(sequence)
         self._schedule.unneeded.clear()
         asked.left -= 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from noa_lab.inference.batch._prefixes import common, packed
 from noa_lab.inference.embedded._model import EmbeddedModel, LoadFailed
 from noa_lab.inference.embedded._sampler import Sampler
 
@@ -14,6 +15,9 @@ __all__ = ["BATCH", "Fed", "OutOfCells", "TreeModel"]
 
 BATCH = 512
 """Most tokens decoded at once: llama-server's own physical batch."""
+
+_TOKEN = 4
+"""Bytes of a packed token."""
 
 _NO_CELLS = 1
 """What `llama_decode` returns when the context has no room for the batch."""
@@ -57,6 +61,8 @@ class TreeModel(EmbeddedModel):
     def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
         self._cells, self._sequences = cells, sequences
         super().__init__(path, context_size, threads)
+        self._held = [b""] * sequences
+        """By sequence: the tokens that it holds, packed."""
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
 
@@ -105,18 +111,30 @@ class TreeModel(EmbeddedModel):
 
     # Sequences
 
-    def cut(self, sequence: int, length: int) -> None:
+    def nearest(self, tokens: bytes) -> tuple[int, int]:
+        """The sequence that holds most of the beginning of these packed tokens, and how many of them it holds."""
+        shared = [common(held, tokens) for held in self._held]
+        best = max(range(self._sequences), key=shared.__getitem__)
+        return best, shared[best]
+
+    def keep(self, sequence: int, length: int) -> None:
         """Keep only the first tokens of a sequence."""
         self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        self._held[sequence] = self._held[sequence][: length * _TOKEN]
 
-    def copy(self, source: int, target: int) -> None:
-        """Make a sequence share all tokens of another one; what it had is let go of."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make a sequence share the first tokens of another one; what it had is let go of."""
+        if source == target:
+            self.keep(target, length)
+            return
         self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        self._held[target] = self._held[source][: length * _TOKEN]
 
     def clear(self) -> None:
         """Forget everything."""
         self._lib.llama_memory_clear(self._memory, True)
+        self._held = [b""] * self._sequences
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:
         """Evaluate tokens of several sequences at once.
@@ -146,4 +164,6 @@ class TreeModel(EmbeddedModel):
             raise OutOfCells
         if code != 0:
             raise RuntimeError(f"llama_decode failed with code {code}")
+        for part in fed:
+            self._held[part.sequence] += packed(part.tokens)
         return places

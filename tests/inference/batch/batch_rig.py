@@ -48,7 +48,7 @@ class Wish:
 
     text: str
     answers: int = 1
-    config: InferenceConfig = GREEDY
+    config: InferenceConfig = field(default=GREEDY, hash=False)
     seed: int = 7
     arm: Any = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -135,7 +136,7 @@ def test_what_is_shared_is_evaluated_once(tree):
     assert len(sink.answers) == 24
     rendered = [asyncio.run(question(tree.batch(), wish)) for wish in wishes]
     least = Prefixes([packed(each.tokens) for each in rendered]).minimum + 12
-    assert batch.facts.evaluated <= 1.05 * least
+    assert batch.facts.evaluated <= 1.02 * least
     repeats = [sink.answers[wish, answer] for wish in wishes if wish.config is WARM for answer in range(3)]
     assert len({answer.text for answer in repeats}) > 12
     assert {answer.seed for answer in repeats} == {7, 8, 9}
@@ -191,8 +192,6 @@ def test_grammars_and_schemas_hold_and_broken_ones_fail_alone(tree):
     ]
     sink, _ = answer_all(tree, wishes)
     assert sink.answers[wishes[0], 0].text in {"yes", "no"}
-    import json
-
     assert {type(json.loads(sink.answers[wishes[1], number].text)["n"]) for number in (0, 1)} == {int}
     ((wish, _, error),) = sink.undone_
     assert wish is wishes[2]
