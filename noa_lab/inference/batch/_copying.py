@@ -32,14 +32,15 @@ class CopyingSchedule(Schedule):
         lanes: How many lanes there are.
         shortest: Fewest tokens that are worth a trunk of their own.
         worth: Decides whether a prompt is evaluated by a second lane for some of its answers.
+        obeyed: Whether further answers of a job go to the lanes that it names.
 
     Attributes:
         unneeded: Numbers of saved trunks that nothing needs any more; whoever deletes them empties the list.
     """
 
-    def __init__(self, lanes: int, *, shortest: int = SHORTEST, worth: Worth = always) -> None:
+    def __init__(self, lanes: int, *, shortest: int = SHORTEST, worth: Worth = always, obeyed: bool = False) -> None:
         super().__init__(lanes, worth=worth)
-        self._shortest = shortest
+        self._shortest, self._obeyed = shortest, obeyed
         self._count = 0
         self._trunks: list[_Trunk] = []
         self._trunk_of: dict[int, _Trunk] = {}
@@ -195,6 +196,8 @@ class CopyingSchedule(Schedule):
             restored=(restore.number, restore.tokens) if restore else None,
             # A trunk that is evaluated and not saved yet lies in a slot that would count as idle.
             alone=self._preparing,
+            # Their prompts would have to be evaluated again. llama-server chooses among idle slots itself.
+            spared=[number for number, rest in self._rest.items() if rest] if self._obeyed else (),
         )
         if question.answers:
             rest.appendleft(question)

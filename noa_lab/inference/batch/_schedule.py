@@ -201,7 +201,13 @@ class Schedule(abc.ABC):
         return [lane for lane in self._lanes if not lane.busy]
 
     def _begin(
-        self, question: Question, lane: Lane, *, restored: tuple[int, bytes] | None = None, alone: bool = False
+        self,
+        question: Question,
+        lane: Lane,
+        *,
+        restored: tuple[int, bytes] | None = None,
+        alone: bool = False,
+        spared: Collection[int] = (),
     ) -> Ask:
         """Ask for as many answers of a question as there are idle lanes.
 
@@ -210,10 +216,12 @@ class Schedule(abc.ABC):
             lane: An idle lane.
             restored: Number and tokens of the trunk that is put into the lane first.
             alone: Take no other lane.
+            spared: Lanes not to take beside it.
         """
         if restored is not None:
             lane.held = restored[1]
-        others = [] if alone else [other for other in self._idle() if other is not lane][: question.answers - 1]
+        free = [] if alone else [other for other in self._idle() if other is not lane and other.number not in spared]
+        others = free[: question.answers - 1]
         reuse = min(common(lane.held, question.tokens), len(question.tokens) // 4 - 1)
         job = Ask(
             lane.number,

@@ -97,7 +97,7 @@ class Growth:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._schedule = CopyingSchedule(self._lanes, shortest=SHORTEST)
+        self._schedule = CopyingSchedule(self._lanes, shortest=SHORTEST, obeyed=True)
         self._questions: dict[int, Asked] = {}
         self._open: dict[int, int] = {}
         """By batch: questions of which answers are missing."""

@@ -1,0 +1,142 @@
+"""The growing of many answers, on a model that only counts: what is evaluated, what is refused, and what happens without room."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from noa_lab.inference.batch import Prefixes, packed
+from noa_lab.inference.embedded._growth import Growth
+from noa_lab.inference.embedded._sampler import GrammarInvalid
+from noa_lab.inference.embedded._tree_model import BATCH, Fed, OutOfCells, TreeModel
+
+LANES, STORES = 4, 8
+
+
+class Counting(TreeModel):
+    """Holds tokens as the real one does, and answers with the number of tokens that came before: what is wrong shows in the text."""
+
+    def __init__(self, cells: int = 100_000) -> None:
+        self.context_size, self._sequences, self._cells = 400, LANES + STORES, cells
+        self.rows: list[list[int]] = []
+        self.refusals = 0
+        self.clear()
+
+    def clear(self) -> None:
+        self._held = [b""] * self._sequences
+
+    def keep(self, sequence: int, length: int) -> None:
+        self._held[sequence] = self._held[sequence][: length * 4]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert len(self._held[source]) >= length * 4, "more is copied than there is"
+        self._held[target] = self._held[source][: length * 4]
+
+    def decode(self, fed: Sequence[Fed]) -> list[int]:
+        assert sum(len(part.tokens) for part in fed) <= BATCH
+        for part in fed:
+            assert len(self._held[part.sequence]) == 4 * part.start, "a hole, or something evaluated twice"
+        after = list(self._held)
+        for part in fed:
+            after[part.sequence] += packed(part.tokens)
+        if Prefixes(after).minimum > self._cells:
+            self.refusals += 1
+            raise OutOfCells
+        self._held = after
+        self.rows = [list(part.tokens) for part in fed]
+        self._lengths = [part.start + len(part.tokens) for part in fed]
+        return list(range(len(fed)))
+
+    def sampler(self, sampling, grammar, prompt):
+        if grammar == "broken":
+            raise GrammarInvalid("failed to parse grammar")
+        return _Sampler()
+
+    def sample(self, sampler, output: int) -> int:
+        return self._lengths[output]
+
+    def ends(self, token: int) -> bool:
+        return False
+
+    def piece(self, token: int) -> bytes:
+        return f"{token} ".encode()
+
+
+class _Sampler:
+    def close(self) -> None:
+        pass
+
+
+def wish(tokens: Sequence[int], answers: int = 1, length: int = 5, **changes):
+    return {
+        "tokens": list(tokens), "seeds": list(range(answers)), "sampling": {"n_probs": 0}, "grammar": None, "stop": [],
+        "max_tokens": length, **changes,
+    }  # fmt: skip
+
+
+def grow(wishes, model: Counting | None = None, window: int = 1000, early: Sequence[int] = ()):
+    """Answer everything; returns the answers by question, the tokens evaluated, and the most that grew at once."""
+    model, said = model or Counting(), []
+    growth = Growth(model, LANES, STORES, said.append)
+    for number, start in enumerate(range(0, len(wishes), window)):
+        growth.add(number, wishes[start : start + window], early)
+    widest = 0
+    while growth.busy:
+        growth.step()
+        widest = max(widest, len(model.rows))
+    found: dict[int, list[str]] = {}
+    for message in said:
+        if "text" in message:
+            found.setdefault(message["id"] * window + message["question"], []).append(message["text"])
+    return found, max(message["evaluated"] for message in said if "evaluated" in message), widest
+
+
+def family(rng: random.Random, trunks: int, leaves: int) -> list[list[int]]:
+    """Prompts that share beginnings of any length, whole prompts included."""
+    found = []
+    for _ in range(trunks):
+        trunk = [rng.randrange(50) for _ in range(rng.randrange(200))]
+        found += [[*trunk, *(rng.randrange(3) for _ in range(rng.randrange(1, 40)))] for _ in range(leaves)]
+    return [*found, *rng.sample(found, 3)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_answer_is_right_and_hardly_anything_is_evaluated_twice(seed):
+    rng = random.Random(seed)
+    prompts = family(rng, rng.randrange(1, 6), rng.randrange(2, 20))
+    answers = [rng.choice((1, 1, 1, 3, 7)) for _ in prompts]
+    found, evaluated, widest = grow([wish(*pair) for pair in zip(prompts, answers, strict=True)])
+    for number, prompt in enumerate(prompts):
+        right = "".join(f"{len(prompt) + offset} " for offset in range(5))
+        assert found[number] == [right] * answers[number]
+    least = Prefixes([packed(prompt) for prompt in prompts]).minimum
+    # Prompts that fork within a few tokens of each other go side by side rather than one after the other.
+    assert evaluated <= 1.02 * least + 4 * len(prompts)
+    assert widest >= LANES
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_room_what_nothing_grows_on_is_forgotten(seed):
+    rng = random.Random(seed)
+    trunks = [[rng.randrange(50) for _ in range(200)] for _ in range(10)]
+    prompts = [[*trunk, *(leaf,) * rng.randrange(1, 40)] for trunk in trunks for leaf in range(3)]
+    model = Counting(cells=LANES * 245)
+    found, _, _ = grow([wish(prompt) for prompt in prompts], model, early=range(0, 30, 3))
+    assert found == {number: ["".join(f"{len(each) + at} " for at in range(5))] for number, each in enumerate(prompts)}
+    assert model.refusals
+
+
+def test_a_part_that_comes_later_shares_with_what_is_there():
+    trunk = list(range(100))
+    prompts = [[*trunk, *(number,) * 6] for number in range(200, 240)]
+    found, evaluated, _ = grow([wish(prompt) for prompt in prompts], window=10)
+    assert len(found) == 40
+    assert evaluated <= 1.02 * (100 + 40 * 6)
+
+
+def test_a_broken_grammar_spoils_its_own_answers_alone():
+    wishes = [wish([1, 2, 3], 3), wish([1, 2, 4], 3, grammar="broken"), wish([1, 2, 3], 2)]
+    found, _, _ = grow(wishes)
+    assert {number: len(texts) for number, texts in found.items()} == {0: 3, 2: 2}
