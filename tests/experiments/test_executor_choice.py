@@ -25,7 +25,7 @@ def test_auto_is_explained_in_one_line():
     many = choose("auto", None, made, 100, lambda: "")
     assert (many.executor, many.firm) == ("tree", False)
     assert "side by side" in many.why
-    few = choose("auto", None, made, 23, never)
+    few = choose("auto", None, made, 99, never)
     assert few.executor == "lanes"
     assert "second time" in few.why
     against = choose("auto", None, made, 100, lambda: "the GPU is the server's")
@@ -55,7 +55,7 @@ def test_the_run_asks_what_stands_against_a_tree_and_keeps_the_answer(tmp_path):
         return "there is a reason"
 
     store = Store(tmp_path / "runs.db")
-    run = start(grid(20), store=store, engine_for=Rig(slots=2), hindrance=hindrance).result(timeout=60)
+    run = start(grid(50), store=store, engine_for=Rig(slots=2), hindrance=hindrance).result(timeout=60)
     assert asked == [("m", "tree", 8)]
     assert run.plan[0].executor == "plain", "the scripted engine has no slots to plan with"
     store.close()

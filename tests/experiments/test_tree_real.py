@@ -70,7 +70,7 @@ def test_auto_takes_a_tree_for_more_than_a_few_answers_and_says_why(lab):
     few = lab.compare(documents(1, 2)).result(timeout=240)
     assert few.plan[0].executor == "lanes"
     assert "second time" in few.plan[0].why
-    many = lab.compare(documents(1, 12, tokens=2)).result(timeout=240)
+    many = lab.compare(documents(1, 50, tokens=1)).result(timeout=240)
     assert many.plan[0].executor == "tree"
     assert "side by side" in many.plan[0].why
     assert str(many.plan[0]).startswith("smollm2-135m: tree (")
@@ -90,7 +90,7 @@ def test_a_killed_child_costs_nothing_but_its_unfinished_answers(lab):
 
 
 def test_a_paused_run_goes_on_as_it_began_and_a_cancelled_one_ends_its_child(lab):
-    run = lab.compare(documents(1, 12, tokens=10))
+    run = lab.compare(documents(1, 12, tokens=10), executor="tree")
     wait_for(lambda: run.progress().done >= 2, 120)
     run.pause()
     wait_for(lambda: run.status == "paused", 60)

@@ -17,7 +17,7 @@ __all__ = ["Chosen", "choose", "identity_of", "wish_for"]
 _LANES = 8
 """Most answers side by side: a step of llama.cpp reads the weights once for all of them, and from about eight on that hardly shows."""
 
-_FEW = 24
+_FEW = 100
 """Answers below which loading the model a second time, and evaluating again what a server may still hold, is not worth it."""
 
 _CHARACTERS = 2.5
