@@ -105,7 +105,9 @@ def about(one: ServerStatus) -> Block:
         ("Held by", ", ".join(one.held_by) or "nobody"),
         ("Stays", "yes, until it is stopped" if one.keep else "as long as it is held"),
     ]
-    items += [("Restarted", f"{one.restarts} times; the last time because {one.last_failure}")] if one.restarts else []
+    if one.restarts:
+        times = "once" if one.restarts == 1 else f"{one.restarts} times"
+        items.append(("Restarted", f"{times}; the last time because {one.last_failure}"))
     items += [("Note", note) for note in one.notes[:3]] + ([("Ended", one.reason)] if one.reason else [])
     blocks = [facts("server-facts", f"About {one.name}", items), _slots(one)]
     return section("about", f"About {one.name}", blocks)

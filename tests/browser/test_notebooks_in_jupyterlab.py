@@ -18,17 +18,23 @@ MINUTES = 60_000
 
 
 @pytest.fixture
-def notebook(jupyterlab, page, tmp_path):
-    """Opens a shipped notebook, its kernel in a home of the test's own that is linked to the installed runtime and model."""
+def own_home(tmp_path):
+    """Code that gives a kernel a home of the test's own, linked to the installed runtime and model."""
     root = tmp_path / "home"
     root.mkdir()
     for name in ("runtimes", "models"):
         os.symlink(getattr(Home.default(), name), root / name)
+    return f"import os; os.environ['NOA_LAB_HOME'] = {str(root)!r}"
+
+
+@pytest.fixture
+def notebook(jupyterlab, page, own_home):
+    """Opens a shipped notebook, its kernel in a home of the test's own."""
 
     def open_shipped(name: str, **size: int):
         shutil.copy(NOTEBOOKS / name, jupyterlab.root / name)
         lab = page(name, **size)
-        lab.kernel(f"import os; os.environ['NOA_LAB_HOME'] = {str(root)!r}")
+        lab.kernel(own_home)
         return lab
 
     return open_shipped
@@ -67,3 +73,37 @@ def test_panels_show_the_truth(notebook, name, panel, shown):
     view.get_by_text(shown).first.wait_for()
     assert lab.axe(f"[data-testid={panel}]") == []
     lab.shot(f"notebook-{name[:2]}-panel", view)
+
+
+PANEL = "import noa_lab as lab\npanel = lab.ServerPanel('smollm2-135m', context_size=512)\npanel"
+ASK = "panel.server.engine().generate('Once upon a time', lab.InferenceConfig(max_tokens=40))"
+
+
+def test_a_server_from_start_to_stop_in_its_panel(jupyterlab, page, own_home):
+    """All that the panel of servers offers, on the real server."""
+    lab = page(jupyterlab.notebook("server-panel.ipynb", PANEL), height=1900)
+    lab.kernel(own_home)
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("ServerPanel")
+    status = panel.locator(".noa-status")
+    panel.get_by_role("button", name="Start", exact=True).click(timeout=MINUTES)
+    panel.get_by_text("smollm2-135m is ready at").first.wait_for(timeout=MINUTES)
+    lab.kernel(ASK)
+    panel.get_by_role("button", name="Check it").click()
+    panel.get_by_text(re.compile(r"completion: \d+ tokens at")).first.wait_for(timeout=MINUTES)
+    panel.get_by_role("button", name="Keep it").click()
+    panel.get_by_text("smollm2-135m stays until it is stopped.").first.wait_for()
+    panel.get_by_role("button", name="Let it follow its holders").wait_for()
+    for fold in ("Log of smollm2-135m", "Use it from elsewhere"):
+        panel.get_by_text(fold, exact=True).first.click()
+    panel.get_by_text(re.compile("OpenAI\\(base_url=")).first.wait_for()
+    panel.get_by_text(re.compile("print_timing")).first.wait_for()
+    key = lab.kernel("print(''.join(panel.server.api_key))").strip()
+    assert len(key) >= 32
+    assert key not in lab.page.content()
+    assert lab.axe("[data-testid=ServerPanel]") == []
+    lab.shot("notebook-03-server-panel", panel)
+    panel.get_by_role("button", name="Stop smollm2-135m").click()
+    panel.get_by_text("smollm2-135m is stopped.").first.wait_for()
+    status.get_by_text("No server is up").wait_for()
+    assert lab.kernel("print(lab.servers())").strip() == "[]"
