@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from noa_lab.errors import ServerMissing
 from noa_lab.server._channel import ChannelEnded
 from noa_lab.server._holding import Hold, exited, updated
-from noa_lab.server._identity import is_alive
+from noa_lab.server._identity import owns_port
 from noa_lab.server._port import hold_port
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
@@ -276,7 +276,8 @@ class Server:
                 raise exited(self.name, self._ended)
             if self._channel.closed:
                 return None
-            if self._record.state == "ready" and is_alive(self._record.process):
+            # One that was just killed is alive for a moment longer than its port, and its watcher has not heard of it yet.
+            if self._record.state == "ready" and owns_port(self._record.process, self._record.port):
                 return self._record.base_url
             await asyncio.sleep(_LOOK_SECONDS)
 

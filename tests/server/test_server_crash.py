@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from server_fakes import gone_within, is_clean, the_record, wait_until
 from noa_lab import server
 from noa_lab.errors import PortTaken, ServerError, ServerExited, StreamBroken, Unreachable
 from noa_lab.inference import CompletionRequest
-from noa_lab.server import ServerSettings
+from noa_lab.server import ServerSettings, _server
 
 PROMISE = 2.0
 QUICK_TO_JUDGE = ServerSettings(hang_seconds=1.0)
@@ -262,6 +263,15 @@ def test_a_request_without_a_token_is_answered_once_after_the_restart(serve, fak
     thread.join(20)
     assert result[0].content == " t0 t1 t2"
     assert fake.requests == 2
+
+
+def test_a_request_is_not_sent_again_to_one_that_is_still_dying(serve, monkeypatch):
+    """A killed process has no port any more while it can still be seen: that must not use up the attempts."""
+    running = serve()
+    answers = iter([False] * 5)
+    monkeypatch.setattr(_server, "owns_port", lambda mark, port: next(answers, True))
+    assert asyncio.run(running._recover(Unreachable("gone", fix="", url=""))) == running.base_url
+    assert next(answers, "all used") == "all used"
 
 
 def test_a_request_with_a_token_is_never_sent_again(serve, fake):
