@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 import re
+from decimal import Decimal
 from typing import Annotated, Literal
 
 import pytest
 from gbnf import parse
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 from schemas import CONTRADICTORY, GOOD, PERSON, TREE, UNSUPPORTED
@@ -87,6 +88,8 @@ def test_bounds_of_integers(least: int | None, most: int | None, value: int) -> 
     st.sampled_from(["maximum", "exclusiveMaximum"]),
     st.decimals(-40, 40, places=2),
 )
+@example(-1, 1, "minimum", "maximum", Decimal("-0.10"))
+@example(2, 3, "exclusiveMinimum", "maximum", Decimal("2.00"))
 def test_bounds_of_numbers(least: int, width: int, low: str, high: str, value: object) -> None:
     if not width and "exclusive" in low + high:
         return

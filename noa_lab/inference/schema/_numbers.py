@@ -44,7 +44,7 @@ def _magnitudes(low: int, high: int | None, *, open_low: bool, open_high: bool) 
     exactly = '( "." "0"{1,15} )?'
     if low == high:
         return "" if open_low or open_high else f'"{low}" {exactly}'
-    parts = [f'"{low}." [0-9]{{0,14}} [1-9]' if open_low else f'"{low}" fraction?']
+    parts = [f'"{low}." "0"{{0,14}} [1-9] [0-9]{{0,14}}' if open_low else f'"{low}" fraction?']
     if high is None or low + 1 <= high - 1:
         parts.append(f"( {_whole(low + 1, None if high is None else high - 1)} ) fraction?")
     if high is not None and not open_high:
