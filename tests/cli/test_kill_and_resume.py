@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,8 +19,12 @@ CELLS = 40
 
 @pytest.fixture
 def comparison(tmp_path):
-    inputs = "\n".join(f"  - {{word: w{number}}}" for number in range(CELLS // 2))
-    file = tmp_path / "long.yaml"
+    return comparison_file(tmp_path, CELLS)
+
+
+def comparison_file(folder, cells):
+    inputs = "\n".join(f"  - {{word: w{number}}}" for number in range(cells // 2))
+    file = folder / "long.yaml"
     file.write_text(
         f"name: long\nprompts: {{a: 'Say {{{{ word }}}}.', b: 'Repeat {{{{ word }}}}.'}}\ninputs:\n{inputs}\n"
         "sampling: [{temperature: 0, max_tokens: 24}]\nscorers: [{contains: '{{ word }}'}]\n"
@@ -71,3 +76,46 @@ def test_kill_and_resume(noa_lab, comparison, after, home):
     assert len({cell["cell_id"] for cell in run["cells"]}) == CELLS
     assert kept.items() <= times_of_done(noa_lab, run_id).items(), "finished cells were not asked again"
     assert json.loads(noa_lab("status", "--json").stdout)["servers"] == []
+
+
+def servers(noa_lab) -> list[int]:
+    return [one["pid"] for one in json.loads(noa_lab("status", "--json").stdout)["servers"] if one["pid"]]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_ten_kills_of_runner_and_server(noa_lab, tmp_path, home):
+    """A server that is killed is started again and the run goes on by itself; a runner that is killed is started again here."""
+    cells, draw, kept, run_id = 600, random.Random(4), {}, ""
+    file = comparison_file(tmp_path, cells)
+    for victim in ["runner", "server"] * 5:
+        command = [sys.executable, "-m", "noa_lab.cli", "compare", str(file), *(["--resume", run_id] if run_id else [])]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+        try:
+            wait_for_more(noa_lab, len(kept))
+            time.sleep(draw.uniform(0, 1))
+            if victim == "server":
+                (pid,) = servers(noa_lab)
+                before = done_cells(noa_lab)[1]
+                os.kill(pid, signal.SIGKILL)
+                wait_for_more(noa_lab, before)
+            process.kill()
+            process.wait(10)
+        finally:
+            process.kill()
+        run_id, _ = done_cells(noa_lab)
+        now = times_of_done(noa_lab, run_id)
+        assert kept.items() <= now.items(), "a finished cell was lost, or asked again"
+        assert len(now) < cells, "it was killed half-way"
+        kept = now
+    run = json.loads(noa_lab("compare", file, "--resume", run_id, "--json", timeout=400).stdout)
+    assert [cell["status"] for cell in run["cells"]] == ["done"] * cells
+    assert len({cell["cell_id"] for cell in run["cells"]}) == cells
+    assert kept.items() <= times_of_done(noa_lab, run_id).items()
+
+
+def wait_for_more(noa_lab, before: int) -> None:
+    deadline = time.monotonic() + 100
+    while done_cells(noa_lab)[1] <= before:
+        assert time.monotonic() < deadline, "nothing is finished any more"
+        time.sleep(0.1)

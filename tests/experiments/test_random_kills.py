@@ -1,0 +1,203 @@
+"""`kill -9` of the runner, of its kernel and of its server, at random moments: nothing finished is lost, nothing is recorded twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import kill_rig
+import psutil
+import pytest
+from kill_rig import CELLS_PER_INPUT
+
+from noa_lab.experiments import Store, list_runs
+
+VICTIMS = ("runner", "server", "server", "kernel")
+RIG = kill_rig.__file__
+SECONDS = 60.0
+
+
+class Runner:
+    """The comparison in a process of its own."""
+
+    def __init__(self, place: Path, inputs: int, tag: str) -> None:
+        command = [sys.executable, RIG, str(place / "runs.db"), str(place / "server.pid"), "--inputs", str(inputs)]
+        with (place / "runner.log").open("a") as log:
+            self._process = subprocess.Popen([*command, "--tag", tag], stdout=log, stderr=log)
+
+    @property
+    def over(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    close = kill
+
+
+class Kernel:
+    """The comparison in a Jupyter kernel, as a notebook's cell."""
+
+    def __init__(self, place: Path, inputs: int, tag: str) -> None:
+        from jupyter_client.manager import KernelManager
+
+        self._manager = KernelManager(kernel_name="python3")
+        self._manager.kernel_spec.argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        with (place / "kernel.log").open("a") as log:
+            self._manager.start_kernel(stdout=log, stderr=log)
+        self._client = self._manager.blocking_client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=SECONDS)
+        paths = f"Path({str(place / 'runs.db')!r}), Path({str(place / 'server.pid')!r})"
+        self._cell = self._client.execute(
+            f"import sys; sys.path.insert(0, {str(Path(RIG).parent)!r})\nfrom pathlib import Path\nimport kill_rig\n"
+            f"kill_rig.work({paths}, {inputs}, {tag!r})"
+        )
+
+    @property
+    def over(self) -> bool:
+        with contextlib.suppress(Exception):  # queue.Empty, most of the time
+            return self._client.get_shell_msg(timeout=0)["parent_header"].get("msg_id") == self._cell
+        return False
+
+    def kill(self) -> None:
+        os.kill(self._manager.provisioner.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        self._client.stop_channels()
+        self._manager.shutdown_kernel(now=True)
+        self._manager.cleanup_resources()
+
+
+class Matrix:
+    """Kills at random and looks at what is left, in one store.
+
+    Args:
+        place: A folder.
+        inputs: Of each grid; where a run comes to its end, the next grid begins.
+        seed: Of what is killed when.
+    """
+
+    def __init__(self, place: Path, inputs: int, seed: int) -> None:
+        self._place, self._inputs = place, inputs
+        self._draw = random.Random(seed)
+        self._number = 1
+        self._kept: dict[tuple[str, str], tuple] = {}
+        self.killed: Counter[str] = Counter()
+
+    def kill(self, trials: int, victims: tuple[str, ...]) -> None:
+        waiting = [victims[number % len(victims)] for number in range(trials)]
+        self._draw.shuffle(waiting)
+        while waiting:
+            kind = Kernel if waiting[-1] == "kernel" else Runner
+            runner = kind(self._place, self._inputs, f"g{self._number}")
+            try:
+                ended = not self._wait_for_more(runner)
+                while waiting and not ended:
+                    victim = waiting[-1]
+                    if (victim == "kernel") != (kind is Kernel) and victim != "server":
+                        break  # another kind of runner is next; ending this one is a kill as well
+                    time.sleep(self._draw.uniform(0, 0.3))
+                    if runner.over:
+                        ended = True
+                        break
+                    if victim == "server":
+                        self._end_server()
+                    else:
+                        runner.kill()
+                    waiting.pop()
+                    self.killed[victim] += 1
+                    self._check()
+                    if victim != "server":
+                        break
+                    ended = not self._wait_for_more(runner)
+                self._number += ended
+            finally:
+                runner.close()
+                self._end_server()
+
+    def finish(self) -> None:
+        """Let the last grid come to its end, and look at all of them."""
+        runner = Runner(self._place, self._inputs, f"g{self._number}")
+        try:
+            deadline = time.monotonic() + 120
+            while not runner.over:
+                assert time.monotonic() < deadline, (self._place / "runner.log").read_text()[-2000:]
+                time.sleep(0.02)
+        finally:
+            runner.close()
+            self._end_server()
+        self._check()
+        with Store(self._place / "runs.db") as store:
+            runs = list_runs(store)
+            assert len({run.name for run in runs}) == len(runs) == self._number
+            assert [(run.done, run.failed) for run in runs] == [(self._inputs * CELLS_PER_INPUT, 0)] * self._number
+            for run in runs:
+                cells = store.cells(run.run_id)
+                assert len({cell["cell_id"] for cell in cells}) == len(cells) == self._inputs * CELLS_PER_INPUT
+                assert {cell["answer"] for cell in cells} == {"yes"}
+                assert all(cell["scores"] for cell in cells)
+
+    def _wait_for_more(self, runner: Runner | Kernel) -> bool:
+        """Wait until something more is finished; False when the run is over."""
+        before, deadline = len(self._kept), time.monotonic() + SECONDS
+        while not runner.over:
+            if len(self._done()) > before:
+                return True
+            assert time.monotonic() < deadline, "nothing is finished any more"
+            time.sleep(0.01)
+        return False
+
+    def _done(self) -> dict[tuple[str, str], tuple]:
+        """What is recorded of the finished cells, times included: one that was asked again has another."""
+        path = self._place / "runs.db"
+        if not path.exists():
+            return {}
+        connection = sqlite3.connect(path, timeout=30)
+        try:
+            rows = connection.execute(
+                "SELECT run_id, cell_id, answer, seed, total_ms, queue_ms FROM cells WHERE status = 'done'"
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return {}  # the tables are just being made
+        finally:
+            connection.close()
+        return {row[:2]: row[2:] for row in rows}
+
+    def _check(self) -> None:
+        now = self._done()
+        assert self._kept.items() <= now.items(), "a finished cell was lost, or asked again"
+        self._kept = now
+
+    def _end_server(self) -> None:
+        with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+            process = psutil.Process(int((self._place / "server.pid").read_text()))
+            if "noa_lab.testing._fake_slots" in process.cmdline():
+                process.kill()
+                process.wait(10)
+
+
+def test_a_few_kills_of_runner_server_and_kernel(tmp_path):
+    matrix = Matrix(tmp_path, inputs=60, seed=3)
+    matrix.kill(5, ("runner", "server", "server", "kernel", "runner"))
+    matrix.finish()
+    assert matrix.killed == {"runner": 2, "server": 2, "kernel": 1}
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_two_hundred_kills_over_five_thousand_cells(tmp_path):
+    matrix = Matrix(tmp_path, inputs=834, seed=5)
+    matrix.kill(200, VICTIMS)
+    matrix.finish()
+    assert matrix.killed == {"runner": 50, "server": 100, "kernel": 50}
