@@ -131,18 +131,24 @@ def measure(*, quick: bool) -> int:
             further = FURTHER if quantization == "Q4_1" and not quick else ()
             rows += measure_model(runtime, path, (*every, *further))
             path.unlink()
+            publish(runtime, rows, quick=quick)
         for shape in () if quick else SMALL_SHAPES:
             path = write_shape(Path(name, f"{shape}.gguf"), SHAPES[shape], "Q8_0", words=True)
             rows += measure_model(runtime, path, (MemorySettings(512, 1), MemorySettings(1024, 2)))
             path.unlink()
-    text = table(runtime, rows)
-    print(text)
+            publish(runtime, rows, quick=quick)
+    print(table(runtime, rows))
     if not quick:
-        TABLE.write_text(text, encoding="utf-8")
         names = sorted({row.before.architecture for row in rows})
         keep = [line for line in MEASURED_FILE.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         MEASURED_FILE.write_text("\n".join([*keep, f"architectures: [{', '.join(names)}]", ""]), encoding="utf-8")
     return 0 if worst(rows, "before") <= 10 and worst(rows, "after") <= 5 else 1
+
+
+def publish(runtime: Runtime, rows: list[Row], *, quick: bool) -> None:
+    """Write the table after every model: a run that is interrupted keeps what it has measured."""
+    if not quick:
+        TABLE.write_text(table(runtime, rows), encoding="utf-8")
 
 
 def worst(rows: list[Row], stage: str) -> float:
