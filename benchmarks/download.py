@@ -157,7 +157,7 @@ def run(source: Path, folder: Path, rate: float, rounds: int, sha256: str) -> No
         server.wait()
     size = source.stat().st_size
     title = f"{size / 1e6:,.0f} MB at {rate / 1e6:,.0f} MB/s" if rate else f"{size / 1e6:,.0f} MB without a limit"
-    print(f"\n{title}, into {folder}\n")
+    print(f"\n## {title}\n", flush=True)
     print("| | seconds (median; all) | MB/s | speed beside curl's | memory growth |")
     print("| --- | --- | --- | --- | --- |")
     for name, times in rows.items():
@@ -186,7 +186,11 @@ def main() -> None:
         with source.open("wb") as file:
             for start in range(0, options.bytes, 2**24):
                 file.write(os.urandom(min(2**24, options.bytes - start)))
-        _, sha256 = sha256sum(source)
+        hashing, sha256 = sha256sum(source)
+        print("# Downloads beside curl\n\n`python benchmarks/download.py`\n")
+        print(
+            f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the beginning; sha256sum takes {hashing:.1f} s for the file."
+        )
         for rate in (LINE, 0.0):
             run(source, Path(name), rate, options.rounds, sha256)
 
