@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from noa_lab.server._listening import holds_socket, listening_inodes
+
 __all__ = ["ProcessMark", "here", "is_alive", "mark_of", "own_mark", "owns_port", "signal_process"]
 
 _DEAD_STATES = ("Z", "X", "x")
@@ -102,6 +104,14 @@ def owns_port(mark: ProcessMark | None, port: int) -> bool:
     import psutil
 
     if mark is None or not is_alive(mark):
+        return False
+    try:
+        inodes = listening_inodes(port)
+        if inodes is not None:
+            return holds_socket(mark.pid, inodes)
+    except PermissionError:
+        return True  # as below
+    except OSError:
         return False
     try:
         connections = psutil.Process(mark.pid).net_connections(kind="tcp")

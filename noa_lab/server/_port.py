@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from noa_lab.errors import PortTaken
+from noa_lab.server._listening import listening_inodes
 
 __all__ = [
     "PortHolder",
@@ -27,8 +26,6 @@ __all__ = [
     "reserve_port",
     "with_port",
 ]
-
-_LISTEN = "0A"
 
 
 class PortInUse(OSError):
@@ -175,14 +172,5 @@ def listeners(port: int) -> int | None:
 
     More than one means that somebody shares the port, and gets some of the connections.
     """
-    if not sys.platform.startswith("linux"):
-        return None
-    wanted = f":{port:04X}"
-    count = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = Path(table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        count += sum(fields[1].endswith(wanted) and fields[3] == _LISTEN for fields in map(str.split, rows))
-    return count
+    found = listening_inodes(port)
+    return None if found is None else len(found)

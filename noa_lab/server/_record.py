@@ -138,7 +138,8 @@ def write_record(folder: Path, record: ServerRecord) -> None:
         OSError: When the folder cannot be written to.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(folder / FILE, json.dumps(record.as_dict(), indent=1), mode=0o600)
+    # After a power cut there is no server that it could tell of.
+    write_atomic(folder / FILE, json.dumps(record.as_dict(), indent=1), mode=0o600, durable=False)
 
 
 def read_record(folder: Path) -> ServerRecord | None:

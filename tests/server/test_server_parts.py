@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from server_fakes import gone_within
 
+from noa_lab.server import _listening
 from noa_lab.server._channel import (
     UNIX_PATH_LIMIT,
     ChannelEnded,
@@ -69,6 +71,27 @@ def test_marks_by_proc_and_by_psutil_agree():
         assert abs(ticks - psutil.Process().create_time()) < 2
     assert _identity._mark_from_psutil(os.getpid()) == _identity._mark_from_psutil(os.getpid())
     assert _identity._mark_from_psutil(2**22 + 1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells everybody")
+@pytest.mark.parametrize("netlink", [True, False], ids=["netlink", "proc"])
+def test_who_listens_is_seen_in_both_families(netlink, monkeypatch):
+    def refuse(family):
+        raise PermissionError(1, "no netlink here")
+
+    if not netlink:
+        monkeypatch.setattr(_listening, "_ask", refuse)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as four,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+        socket.create_connection(four.getsockname()) as connected,
+    ):
+        for one in (four, six):
+            found = _listening.listening_inodes(one.getsockname()[1])
+            assert found == (os.fstat(one.fileno()).st_ino,)
+            assert _listening.holds_socket(os.getpid(), found)
+            assert not _listening.holds_socket(os.getppid(), found)
+        assert _listening.listening_inodes(connected.getsockname()[1]) == ()  # it is connected, it does not listen
 
 
 def test_owns_port_tells_our_listener_from_a_stranger():
