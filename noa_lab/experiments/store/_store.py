@@ -32,6 +32,9 @@ _ANSWER = (
 
 Row = Mapping[str, Any]
 
+_ROWS = 2_000
+"""Cells that are inserted at a time: as rows they take many times the memory of cells."""
+
 
 class Store:
     """Runs and their cells.
@@ -141,7 +144,9 @@ class Store:
                     budget=budget,
                 )
             )
-            connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in enumerate(ordered)])
+            for first in range(0, len(ordered), _ROWS):
+                part = enumerate(ordered[first : first + _ROWS], first)
+                connection.execute(cells.insert(), [_new_cell(run_id, number, cell) for number, cell in part])
             return run_id, True
 
     def newest_run(self, grid: Grid, executor: str, identities: Mapping[str, Row]) -> str | None:

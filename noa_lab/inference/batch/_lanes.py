@@ -66,6 +66,10 @@ class Lanes:
         self._schedule: CopyingSchedule | PinnedSchedule = PinnedSchedule(what.slots, worth=self._worth)
         self._watch = SharingWatch()
         self._questions: dict[int, BatchQuestion] = {}
+        """Those that are not answered in full yet: a long run does not keep what it is through with."""
+        self._missing: dict[int, int] = {}
+        """Answers that each of them still gets."""
+        self._begun = False
         self._names = f"noa-{secrets.token_hex(4)}"
         self._free_names: list[str] = []
         self._saved: dict[int, str] = {}
@@ -122,14 +126,17 @@ class Lanes:
             return
         tokens = [packed(question.tokens) for question in window]
         early: list[int] = []
-        if not self._questions:
+        if not self._begun:
+            self._begun = True
             early = list({question.arm: index for index, question in reversed(list(enumerate(window)))}.values())
             early = sorted(early)[:_EARLY]
             await self._prove(tokens)
         elif self._watch.useless and isinstance(self._schedule, CopyingSchedule):
             self._schedule.share_nothing()
         answers = [len(question.seeds) for question in window]
-        self._questions.update(zip(self._schedule.add(tokens, answers, early), window, strict=True))
+        numbers = list(self._schedule.add(tokens, answers, early))
+        self._questions.update(zip(numbers, window, strict=True))
+        self._missing.update(zip(numbers, answers, strict=True))
 
     async def _prove(self, tokens: Sequence[bytes]) -> None:
         """Make sure, before anything is asked, that the model can share; the trunk that this takes is the first one needed."""
@@ -240,7 +247,7 @@ class Lanes:
                 sink.answered(question, answer, completion)
         finally:
             self._schedule.asked(job, failed=failed)
-            self._forget()
+            self._forget(job)
 
     async def _completions(self, question: BatchQuestion, job: Ask) -> list[Completion]:
         seed = question.seeds[job.first]
@@ -273,7 +280,11 @@ class Lanes:
         self.speeds.note(first, evaluated, busy)
         self._watch.note(reuse, first.cached_tokens, answers=len(completions))
 
-    def _forget(self) -> None:
+    def _forget(self, job: Ask) -> None:
+        """Let go of what is not needed any more after this job."""
+        self._missing[job.question] -= job.count
+        if not self._missing[job.question]:
+            del self._missing[job.question], self._questions[job.question]
         if isinstance(self._schedule, CopyingSchedule):
             while self._schedule.unneeded:
                 # The file is written over by the next trunk; the folder ends with the server.
