@@ -66,6 +66,7 @@ class _TimedLab(Lab):
     def engine_for(self, ref: str, wish: EngineWish | None = None) -> Iterator[InferenceEngine]:
         began = time.perf_counter()
         with super().engine_for(ref, wish) as engine:
+            engine.fingerprint()  # an embedded model is loaded when it is first asked for something
             self.opening = time.perf_counter() - began
             on_server = isinstance(engine, LlamaInferenceEngine)
             self.tree_is_there = not (on_server and wish is not None and wish.executor == "tree")
