@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from noa_lab import server
 from noa_lab.paths import Home
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(300)]
@@ -24,7 +25,8 @@ def own_home(tmp_path):
     root.mkdir()
     for name in ("runtimes", "models"):
         os.symlink(getattr(Home.default(), name), root / name)
-    return f"import os; os.environ['NOA_LAB_HOME'] = {str(root)!r}"
+    yield f"import os; os.environ['NOA_LAB_HOME'] = {str(root)!r}"
+    server.stop_all(Home(root))
 
 
 @pytest.fixture
