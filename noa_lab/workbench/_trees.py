@@ -80,6 +80,7 @@ class Trees:
             model_name=model.name,
             model_sha256=model.sha256 or None,
         ) as engine:
+            assert engine.capabilities  # the model is loaded now rather than in the time of the first answers
             yield engine
 
     def _backend(self) -> str:
