@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -34,8 +36,8 @@ def documents(number: int, questions: int, tokens: int = 6, **changes) -> Grid:
     )
 
 
-def tree_children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "_tree_child" in " ".join(each.cmdline())]
+def tree_children(pid: int | None = None) -> list[psutil.Process]:
+    return [each for each in psutil.Process(pid).children() if "_tree_child" in " ".join(each.cmdline())]
 
 
 def test_a_small_grid_a_evaluates_what_it_must_and_says_how_it_was_run(lab, tmp_path):
@@ -87,6 +89,36 @@ def test_a_killed_child_costs_nothing_but_its_unfinished_answers(lab):
     assert run.status == "done"
     assert set(frame["status"]) == {"done"}
     assert frame["cell_id"].is_unique
+
+
+def test_a_killed_process_takes_its_child_along_and_another_does_the_rest(lab, tmp_path):
+    file = tmp_path / "houses.yaml"
+    inputs = "".join(f"  - {{n: {number}}}\n" for number in range(12))
+    text = " ".join(f"House {number} is {colour}." for number, colour in enumerate(COLOURS))
+    file.write_text(
+        f"name: houses\nprompts: {{a: '{text} Colour of {{{{ n }}}}?', b: '{text} House {{{{ n }}}}?'}}\ninputs:\n{inputs}"
+        "executor: tree\nsampling: [{temperature: 0, max_tokens: 12}]\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "noa_lab.cli", "compare", str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(summary.done >= 3 for summary in lab.runs()), 120)
+        (child,) = tree_children(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not child.is_running(), 5)
+    (summary,) = lab.runs()
+    kept = {row["cell_id"]: row["finished"] for row in lab.store.cells(summary.run_id) if row["status"] == "done"}
+    assert 3 <= len(kept) < 24
+    run = lab.open_run(summary.run_id)
+    run.resume()
+    assert run.result(timeout=240).status == "done"
+    after = {row["cell_id"]: row["finished"] for row in lab.store.cells(run.run_id)}
+    assert len(after) == 24
+    assert kept.items() <= after.items()
+    assert set(run.cells()["executor"]) == {"tree"}
 
 
 def test_a_paused_run_goes_on_as_it_began_and_a_cancelled_one_ends_its_child(lab):

@@ -19,6 +19,9 @@ __all__ = ["main"]
 
 Message = dict[str, Any]
 
+_LIGHT = frozenset(("render", "tokenize", "detokenize"))
+"""What is done without the context."""
+
 
 class TreeChild(Child):
     """Grows answers, and between two steps does what else is asked."""
@@ -28,11 +31,15 @@ class TreeChild(Child):
     ) -> None:
         super().__init__(model, inbox, say, can_go_back=model.can_go_back)
         self._growth = Growth(model, lanes, stores, say)
+        self._later: list[Message] = []
+        """What needs the context, and waits for the answers that grow in it."""
 
     def serve(self) -> None:
         """Answer for ever."""
         while True:
-            if not self._growth.busy:
+            if not self._growth.busy and self._later:
+                self.do(self._later.pop(0))
+            elif not self._growth.busy:
                 self._take(self._inbox.waiting.get())
             else:
                 self._take_all()
@@ -50,6 +57,8 @@ class TreeChild(Child):
             self._growth.add(message["id"], message["questions"], message["early"])
         elif message["op"] == "enough":
             self._growth.enough()
+        elif self._growth.busy and message["op"] not in _LIGHT:
+            self._later.append(message)
         else:
             self.do(message)
 

@@ -12,7 +12,7 @@ import pytest
 from batch_rig import GREEDY, WARM, Sink, Wish, question, run
 from inference_server import start_server, stop_server
 
-from noa_lab.errors import ContextOverflow, RequestRefused, Unreachable
+from noa_lab.errors import CannotShare, ContextOverflow, RequestRefused, Unreachable
 from noa_lab.inference import ChatMessage, InferenceConfig, LlamaInferenceEngine
 from noa_lab.inference.batch import Prefixes, packed
 from noa_lab.inference.embedded import EmbeddedEngine, TreeEngine
@@ -254,6 +254,18 @@ def test_a_killed_child_ends_the_batch_and_the_next_one_has_a_new_child(gguf):
         assert told | set(sink.answers) == set(sink.begun)
         again, _ = answer_all(engine, [Wish("Hello")])
         assert len(again.answers) == 1
+
+
+def test_a_model_that_cannot_go_back_is_refused_before_anything_is_asked(tree):
+    facts, sink = tree._child.facts, Sink()
+    assert facts["can_go_back"]
+    facts["can_go_back"] = False
+    try:
+        with pytest.raises(CannotShare, match="cannot go back"):
+            answer_all(tree, [Wish("Hello")], sink=sink)
+    finally:
+        facts["can_go_back"] = True
+    assert sink.begun == []
 
 
 def test_a_tree_engine_answers_single_questions_as_an_embedded_one_does(tree, gguf):
