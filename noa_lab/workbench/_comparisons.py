@@ -117,7 +117,6 @@ class Comparisons(abc.ABC):
             store=self.store,
             engine_for=self.engine_for,
             identity_for=self._identity,
-            hindrance=self._hindrance,
             fresh=fresh,
             name=name,
             executor=executor,
@@ -252,7 +251,6 @@ class Comparisons(abc.ABC):
             run_id,
             engine_for=self.engine_for,
             identity_for=self._identity,
-            hindrance=self._hindrance,
         )
 
     @property
@@ -261,10 +259,6 @@ class Comparisons(abc.ABC):
 
     def _get(self, ref: str) -> ModelFile:
         return get_model(self.server_config(), ref, self.models)
-
-    def _hindrance(self, ref: str, wish: EngineWish) -> str:
-        """What stands against a tree for this model, see `experiments.start`."""
-        return self._trees.hindrance(self._get(ref), wish)
 
     def _identity(self, ref: str) -> dict[str, Any]:
         """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""

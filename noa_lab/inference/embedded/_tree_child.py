@@ -38,7 +38,7 @@ class TreeChild(Child):
         """Answer for ever."""
         while True:
             if not self._growth.busy and self._later:
-                self.do(self._later.pop(0))
+                self._take(self._later.pop(0))
             elif not self._growth.busy:
                 self._take(self._inbox.waiting.get())
             else:

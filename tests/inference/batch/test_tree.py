@@ -51,10 +51,10 @@ def prompts(number: int) -> list[str]:
     ]
 
 
-def check_parity(tree, server, number: int, tokens: int) -> tuple[int, int]:
+def check_parity(tree, server, texts: list[str], tokens: int) -> tuple[int, int]:
     """Greedy answers beside a strict server's; where they part, it must be a near tie there. Returns equal answers and near ties."""
     config = InferenceConfig(temperature=0.0, max_tokens=tokens)
-    wishes = [Wish(text, 1, config) for text in prompts(number)]
+    wishes = [Wish(text, 1, config) for text in texts]
     sink, _ = answer_all(tree, wishes)
     equal = ties = 0
     with LlamaInferenceEngine(server.url, "m", server.key, mode="strict") as strict:
@@ -78,14 +78,14 @@ def check_parity(tree, server, number: int, tokens: int) -> tuple[int, int]:
 
 
 def test_greedy_answers_part_from_a_strict_servers_only_at_near_ties(tree, strict_server):
-    equal, ties = check_parity(tree, strict_server, 12, 12)
+    equal, ties = check_parity(tree, strict_server, prompts(12), 12)
     assert equal + ties == 12
     assert equal >= 6
 
 
 @pytest.mark.full
 def test_greedy_parity_of_many_and_longer_answers(tree, strict_server):
-    equal, ties = check_parity(tree, strict_server, 120, 32)
+    equal, ties = check_parity(tree, strict_server, prompts(120), 32)
     assert equal + ties == 120
     assert equal >= 60
 
