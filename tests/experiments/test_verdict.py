@@ -133,7 +133,7 @@ def test_better_and_worse() -> None:
     assert found.n_inputs == 24
     assert found.n_missing == 0
     assert found.more_inputs is None
-    assert found.p_value == pytest.approx(mcnemar([[8, 10], [1, 5]], exact=True).pvalue)
+    assert found.p_value == pytest.approx(mcnemar([[8, 10], [1, 5]], exact=True).pvalue, abs=1e-9)
     assert "Tango" in found.method
     low, high = found.interval
     assert found.sentence == (
