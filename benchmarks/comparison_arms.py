@@ -118,7 +118,7 @@ class Bench:
 
     def limits(self, grids: list[BenchGrid]) -> dict[str, Any]:
         """Peak speeds in tokens a second, and the least prompt tokens of each grid."""
-        command = [self.runtime.tool("llama-bench"), "-m", self.model, "-p", "512,1024", "-n", "0", "-r", "5"]
+        command = [self.runtime.tool("llama-bench"), "-m", self.model, "-p", "512", "-n", "0", "-r", "4"]
         command += ["-t", str(self.runtime.threads), "-o", "json"]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         with self._bare() as bare:

@@ -128,11 +128,11 @@ async def least_tokens(bare: Bare, conversations: Sequence[list[dict[str, str]]]
 
 def peak_decode(runtime: Runtime, model: Path, log: Path) -> float:
     """Most tokens a second that a llama-server generates, over some numbers of short answers side by side."""
-    return max(asyncio.run(_decode(runtime, model, log, width)) for width in (4, 8, 16, 32) for _ in range(2))
+    return max(asyncio.run(_decode(runtime, model, log, width)) for width in (8, 16, 32))
 
 
 async def _decode(runtime: Runtime, model: Path, log: Path, width: int) -> float:
-    length = 96
+    length = 48
     body = {"prompt": "Once", "n_predict": length, "ignore_eos": True, "temperature": 0}
     with bare_server(runtime, model, log, width) as bare:
         async with bare.client() as ask:
