@@ -31,7 +31,10 @@ Message = dict[str, Any]
 
 
 class Inbox:
-    """Takes questions in on a thread of its own, so that cancels and the end of the parent are noticed during work."""
+    """Takes questions in on a thread of its own, so that cancels and the end of the parent are noticed during work.
+
+    A cancel also stands among what is waiting, for whoever has to know what came before and after it.
+    """
 
     def __init__(self, lines: BinaryIO) -> None:
         self.waiting: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -43,8 +46,7 @@ class Inbox:
             message = json.loads(line)
             if message["op"] == "cancel":
                 self.cancelled.add(message["id"])
-            else:
-                self.waiting.put(message)
+            self.waiting.put(message)
         os._exit(0)
 
 
@@ -63,7 +65,9 @@ class Child:
     def serve(self) -> None:
         """Answer for ever."""
         while True:
-            self.do(self._inbox.waiting.get())
+            message = self._inbox.waiting.get()
+            if message["op"] != "cancel":
+                self.do(message)
 
     def do(self, message: Message) -> None:
         """Do what one message asks for."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.inference.batch._copying import CopyingSchedule
-from noa_lab.inference.batch._prefixes import common, packed, unpacked
+from noa_lab.inference.batch._prefixes import Prefixes, common, packed, unpacked
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.embedded._sampler import GrammarInvalid, Sampler
 from noa_lab.inference.embedded._text_cutter import TextCutter
@@ -30,6 +30,10 @@ SHORTEST = 12
 
 _WORTH_WAITING = 4
 """Tokens that a prompt waits for while another one that begins alike is evaluated: more steps cost about what two tokens do."""
+
+
+_LITTLE_MORE = 2
+"""Times the room of one prompt that all side by side may take to count as shared: half of what they can take before that is slower."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +86,12 @@ class _Answer:
     logprobs: list[dict[str, Any]] = field(default_factory=list)
 
 
+def _mostly_shared(prompts: Sequence[bytes], lanes: int) -> bool:
+    """Whether so many prompts side by side take little more room than one of them."""
+    prefixes = Prefixes(prompts)
+    return prefixes.minimum * min(lanes, len(prompts)) <= _LITTLE_MORE * prefixes.total
+
+
 class Growth:
     """Answers batches of questions.
 
@@ -124,6 +134,8 @@ class Growth:
         asked = [Asked(batch, index, what, len(what["seeds"])) for index, what in enumerate(questions)]
         self._open[batch] = len(asked)
         prompts = [packed(each.what["tokens"]) for each in asked]
+        if len(self._open) == 1 and not self._questions:
+            self._model.attend(shared=_mostly_shared(prompts, self._lanes))
         numbers = self._schedule.add(prompts, [each.left for each in asked], list(early))
         self._questions.update(zip(numbers, asked, strict=True))
         self._end_if_done(batch)

@@ -30,6 +30,7 @@ class TreeChild(Child):
         self, model: TreeModel, inbox: Inbox, say: Callable[[Message], None], *, lanes: int, stores: int
     ) -> None:
         super().__init__(model, inbox, say, can_go_back=model.can_go_back)
+        self._tree = model
         self._growth = Growth(model, lanes, stores, say)
         self._later: list[Message] = []
         """What needs the context, and waits for the answers that grow in it."""
@@ -57,23 +58,32 @@ class TreeChild(Child):
             self._growth.add(message["id"], message["questions"], message["early"])
         elif message["op"] == "enough":
             self._growth.enough()
+        elif message["op"] == "cancel":
+            self._cancel(message["id"])
         elif self._growth.busy and message["op"] not in _LIGHT:
             self._later.append(message)
         else:
+            if message["op"] not in _LIGHT:
+                self._tree.attend(shared=False)
             self.do(message)
 
+    def _cancel(self, number: int) -> None:
+        """What is sent after a cancel stands behind it in the queue, so that only older work ends."""
+        if number in self._growth.batches:
+            self._inbox.cancelled.discard(number)
+            self._give_up(self._growth.batches - {number}, "the batch that ran beside it was cancelled")
+
     def _step(self) -> None:
-        batches = self._growth.batches
-        if batches & self._inbox.cancelled:
-            self._inbox.cancelled -= batches
-            self._growth.cancel()
-            return
         try:
             self._growth.step()
         except Exception as error:
-            self._growth.cancel()
-            for batch in batches:
-                self._say({"id": batch, "error": {"kind": "failed", "reason": f"{type(error).__name__}: {error}"}})
+            self._give_up(self._growth.batches, f"{type(error).__name__}: {error}")
+
+    def _give_up(self, batches: set[int], reason: str) -> None:
+        """End all that grows, and tell those who wait for these batches."""
+        self._growth.cancel()
+        for batch in batches:
+            self._say({"id": batch, "error": {"kind": "failed", "reason": reason}})
 
 
 def main(arguments: list[str]) -> None:

@@ -27,6 +27,9 @@ class Counting(TreeModel):
     def clear(self) -> None:
         self._held = [b""] * self._sequences
 
+    def attend(self, *, shared: bool) -> None:
+        self.shared = shared
+
     def keep(self, sequence: int, length: int) -> None:
         self._held[sequence] = self._held[sequence][: length * 4]
 
@@ -134,6 +137,15 @@ def test_a_part_that_comes_later_shares_with_what_is_there():
     found, evaluated, _ = grow([wish(prompt) for prompt in prompts], window=10)
     assert len(found) == 40
     assert evaluated <= 1.02 * (100 + 40 * 6)
+
+
+def test_attention_is_computed_together_where_most_is_shared():
+    rng, model = random.Random(1), Counting()
+    trunk = [rng.randrange(50) for _ in range(200)]
+    grow([wish([*trunk, number]) for number in range(60, 80)], model)
+    assert model.shared
+    grow([wish([number, *trunk]) for number in range(60, 80)], model)
+    assert not model.shared
 
 
 def test_a_broken_grammar_spoils_its_own_answers_alone():
