@@ -19,7 +19,7 @@ from pathlib import Path
 
 import httpx
 
-from noa_lab.runtime import Runtime
+from noa_lab.runtime import PATIENT_THREADS, Runtime
 
 __all__ = ["Bare", "Counts", "bare_server", "endless_model", "least_tokens", "peak_decode", "read_counts"]
 
@@ -71,7 +71,10 @@ class Bare:
 
 @contextlib.contextmanager
 def bare_server(runtime: Runtime, model: Path, log: Path, slots: int | None = None) -> Iterator[Bare]:
-    """A fresh llama-server as one starts it by hand: everything by its own defaults but the count of slots, if given."""
+    """A fresh llama-server as one starts it by hand: everything by its own defaults but the count of slots, if given.
+
+    Its threads wait as those of our servers do, so that what is compared is how it is asked.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [str(runtime.tool("llama-server")), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
@@ -79,7 +82,7 @@ def bare_server(runtime: Runtime, model: Path, log: Path, slots: int | None = No
     command += [] if slots is None else ["-np", str(slots), "-c", str(2048 * slots)]
     key = secrets.token_hex(8)
     with log.open("wb") as output:
-        environment = {**os.environ, "LLAMA_API_KEY": key}
+        environment = {**PATIENT_THREADS, **os.environ, "LLAMA_API_KEY": key}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         bare = Bare(f"http://127.0.0.1:{port}", key)

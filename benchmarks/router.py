@@ -88,7 +88,12 @@ def peer_router(files: list[ModelFile], folder: Path, most: int) -> Iterator[Tar
     chosen += f"threads = {current.threads}\n"
     models_part = "".join(f"[{one.name}]\nmodel = {one.path}\n" for one in files)
     preset.write_text(f"version = 1\n[*]\n{chosen}{models_part}")
-    environment = {**os.environ, "LLAMA_API_KEY": "benchmark", "XDG_CONFIG_HOME": str(folder / "empty")}
+    environment = {
+        **runtime.PATIENT_THREADS,
+        **os.environ,
+        "LLAMA_API_KEY": "benchmark",
+        "XDG_CONFIG_HOME": str(folder / "empty"),
+    }
     command = [current.tool("llama-server"), "--models-preset", preset, "--models-max", str(most), "--port", "0"]
     command += ["--host", "127.0.0.1", "--offline", "--no-webui", "--metrics"]
     log = folder / f"peer-{most}.log"
