@@ -131,7 +131,7 @@ def test_the_shipped_file_serves_the_embedded_model_as_if_there_were_none(runtim
         True,
     )
     assert set(place.tags) == {"general", "fast-agent"}
-    assert config.settings("smollm2-135m") == ServerSettings()
+    assert config.settings("smollm2-135m") == ServerSettings(batch_size=512)  # what the default means on a CPU
     assert config.inference == InferenceConfig()
     assert place.settings["threads"] == max(1, runtime.threads)
     assert place.origins["threads"] in ("measured at install", "tuned for this model")

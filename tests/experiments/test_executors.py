@@ -73,7 +73,8 @@ def test_by_default_lanes_answer_everything_and_evaluate_what_is_shared_once(sto
     assert all(answer.endswith(f" {seed}") for answer, seed in zip(seeds["answer"], seeds["seed"], strict=True))
     (plan,) = run.plan
     assert (plan.executor, plan.answers, plan.prompts) == ("lanes", 32, 16)
-    assert plan.evaluated == servers.fakes[0].evaluated <= 1.4 * plan.least_tokens
+    # By this server's clock evaluating is free, so that a beginning may now and then be evaluated by two lanes at once.
+    assert plan.evaluated == servers.fakes[0].evaluated <= 2 * plan.least_tokens < plan.prompt_tokens
     assert plan.least_tokens < 0.2 * plan.prompt_tokens
     assert "evaluated so far" in str(plan)
     assert servers.wishes[0].slots == 8
