@@ -72,7 +72,7 @@ def test_panels_show_the_truth(notebook, name, panel, shown):
     lab.run_all()
     view = lab.outputs.get_by_test_id(panel)
     view.wait_for(timeout=3 * MINUTES)
-    view.get_by_text(shown).first.wait_for()
+    view.get_by_text(shown).filter(visible=True).first.wait_for()
     assert lab.axe(f"[data-testid={panel}]") == []
     lab.shot(f"notebook-{name[:2]}-panel", view)
 

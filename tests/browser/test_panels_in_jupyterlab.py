@@ -104,7 +104,7 @@ def test_reload_shows_the_truth_and_restart_says_what_to_do(jupyterlab, page):
     lab = page(jupyterlab.notebook("reload.ipynb", IMPORTS, "panel = ServerPanel(lab=fake)\npanel"))
     lab.run_all()
     panel = lab.outputs.get_by_test_id("ServerPanel")
-    panel.get_by_label("Slots").fill("3")
+    panel.get_by_role("textbox", name="Slots").fill("3")
     panel.get_by_role("button", name="Start").click()
     panel.locator(".noa-status", has_text="smollm2-135m ready").wait_for()
     lab.command("docmanager:save")
@@ -112,7 +112,7 @@ def test_reload_shows_the_truth_and_restart_says_what_to_do(jupyterlab, page):
     lab.page.reload()
     panel = lab.outputs.get_by_test_id("ServerPanel")
     panel.locator(".noa-status", has_text="smollm2-135m ready").wait_for()
-    assert panel.get_by_label("Slots").input_value() == "3"
+    assert panel.get_by_role("textbox", name="Slots").input_value() == "3"
     assert "THE-SECRET" not in (jupyterlab.root / "reload.ipynb").read_text()
     lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     banner = panel.get_by_role("alert")
