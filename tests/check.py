@@ -12,11 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM_PACKAGES = ("chromium", "fonts-dejavu-core", "fonts-liberation")
+SECOND_HALF = ("experiments", "inference", "server", "widgets")
 CI = os.environ.get("CI") == "true"
 
 
@@ -24,14 +26,23 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
+def halves() -> tuple[list[str], list[str]]:
+    """The folders of tests in two parts that take about as long."""
+    second = [f"tests/{name}" for name in SECOND_HALF]
+    rooms = sorted(each for each in (ROOT / "tests").iterdir() if each.is_dir() and any(each.glob("**/test_*.py")))
+    return [name for name in (f"tests/{room.name}" for room in rooms) if name not in second], second
+
+
 def steps(*, full: bool, browser: bool) -> dict[str, list[str]]:
-    """The commands by title, cheapest first."""
+    """The commands by title, cheapest first; those with "1 of 2" and "2 of 2" run side by side."""
+    first, second = halves()
     chosen = {
         "Style (ruff check)": module("ruff", "check", "."),
         "Format (ruff format)": module("ruff", "format", "--check", "."),
         "Types (mypy --strict)": module("mypy"),
         "Layers (import-linter)": [shutil.which("lint-imports") or "lint-imports", "--no-cache"],
-        "Tests (pytest)": module("pytest", "-q", "-m", "not full and not browser"),
+        "Tests, 1 of 2 (pytest)": module("pytest", "-q", "-m", "not full and not browser", *first),
+        "Tests, 2 of 2 (pytest)": module("pytest", "-q", "-m", "not full and not browser", *second),
         "Notebooks (nbmake)": module("pytest", "-q", "--nbmake", "--nbmake-timeout=600", "--timeout=900", "notebooks"),
     }
     if browser:
@@ -59,6 +70,35 @@ def find_chromium() -> bool:
     return shutil.which("chromium") is not None
 
 
+def run_all(commands: dict[str, list[str]]) -> list[str]:
+    """Run them one after the other; returns the titles of those that failed.
+
+    The second half of the tests runs beside the first, as both mostly wait; its output comes when the first is through.
+    """
+    failed = []
+    second: subprocess.Popen[bytes] | None = None
+    with tempfile.TemporaryFile() as kept:
+        for title, command in commands.items():
+            began = time.monotonic()
+            print(f"\n=== {title}", flush=True)
+            if "1 of 2" in title:
+                beside = next(each for other, each in commands.items() if "2 of 2" in other)
+                second = subprocess.Popen(
+                    beside, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=kept, stderr=subprocess.STDOUT
+                )
+            if "2 of 2" in title and second is not None:
+                code = second.wait()
+                kept.seek(0)
+                print(kept.read().decode(errors="replace"), flush=True)
+            else:
+                code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+            outcome = "ok" if code == 0 else f"FAILED (exit code {code})"
+            print(f"=== {title}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+            if code:
+                failed.append(title)
+    return failed
+
+
 def main() -> int:
     # A shell that starts this in the background has it ignore Ctrl-C, and what is ignored is inherited: tests of interrupts need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,18 +112,8 @@ def main() -> int:
         skipped.append("browser tests (--no-browser)")
     elif not find_chromium():
         skipped.append("browser tests (no Chromium)")
-    failed = []
     start = time.monotonic()
-    for title, command in steps(full=full, browser=not skipped).items():
-        began = time.monotonic()
-        print(f"\n=== {title}", flush=True)
-        code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
-        print(
-            f"=== {title}: {'ok' if code == 0 else f'FAILED (exit code {code})'} in {time.monotonic() - began:.0f} s",
-            flush=True,
-        )
-        if code:
-            failed.append(title)
+    failed = run_all(steps(full=full, browser=not skipped))
     print(f"\nAll checks took {time.monotonic() - start:.0f} s.")
     for what in skipped:
         print(f"Skipped: {what}")
