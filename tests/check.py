@@ -76,26 +76,31 @@ def run_all(commands: dict[str, list[str]]) -> list[str]:
     The second half of the tests runs beside the first, as both mostly wait; its output comes when the first is through.
     """
     failed = []
-    second: subprocess.Popen[bytes] | None = None
+    beside: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryFile() as kept:
-        for title, command in commands.items():
-            began = time.monotonic()
-            print(f"\n=== {title}", flush=True)
-            if "1 of 2" in title:
-                beside = next(each for other, each in commands.items() if "2 of 2" in other)
-                second = subprocess.Popen(
-                    beside, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=kept, stderr=subprocess.STDOUT
-                )
-            if "2 of 2" in title and second is not None:
-                code = second.wait()
-                kept.seek(0)
-                print(kept.read().decode(errors="replace"), flush=True)
-            else:
-                code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
-            outcome = "ok" if code == 0 else f"FAILED (exit code {code})"
-            print(f"=== {title}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
-            if code:
-                failed.append(title)
+        try:
+            for title, command in commands.items():
+                began = time.monotonic()
+                print(f"\n=== {title}", flush=True)
+                if "1 of 2" in title:
+                    other = next(each for name, each in commands.items() if "2 of 2" in name)
+                    beside = subprocess.Popen(
+                        other, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=kept, stderr=subprocess.STDOUT
+                    )
+                if "2 of 2" in title and beside is not None:
+                    code = beside.wait()
+                    kept.seek(0)
+                    print(kept.read().decode(errors="replace"), flush=True)
+                else:
+                    code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+                outcome = "ok" if code == 0 else f"FAILED (exit code {code})"
+                print(f"=== {title}: {outcome} in {time.monotonic() - began:.0f} s", flush=True)
+                if code:
+                    failed.append(title)
+        finally:
+            if beside is not None and beside.poll() is None:
+                beside.terminate()
+                beside.wait()
     return failed
 
 
