@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import socket
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def test_ctrl_c_lets_go_of_the_router_and_its_models(noa_lab):
     assert code == 0, errors
     assert "router is ready at http://127.0.0.1:" in out
     assert "Let go of router" in out
-    assert json.loads(noa_lab("status", "--json").stdout)["servers"] == []
+    end = time.monotonic() + 10
+    while json.loads(noa_lab("status", "--json").stdout)["servers"]:
+        assert time.monotonic() < end, "it ends within 2 s of its last holder"
 
 
 @pytest.mark.real
