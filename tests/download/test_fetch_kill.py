@@ -117,8 +117,8 @@ def check_continued(rig: Rig, sent: int) -> int:
     return again
 
 
-def kill_at_byte(rig: Rig, zygote: Zygote, count: int) -> None:
-    """Kill the process that has just read the last of the first `count` bytes, over all connections."""
+def kill_after(rig: Rig, zygote: Zygote, count: int) -> None:
+    """Start a download and kill its process when it has just read the last of the first `count` bytes, over all connections."""
     rig.server.valve.limit(count)
     pid = zygote.start(rig, sha256=rig.sha256)
     assert rig.server.valve.wait_until_passed(count, 30)
@@ -127,6 +127,11 @@ def kill_at_byte(rig: Rig, zygote: Zygote, count: int) -> None:
         assert time.monotonic() < until
     os.kill(pid, signal.SIGKILL)
     assert zygote.ended() == signal.SIGKILL
+
+
+def kill_at_byte(rig: Rig, zygote: Zygote, count: int) -> None:
+    """Kill a download, and see that the next one goes on from there."""
+    kill_after(rig, zygote, count)
     assert check_continued(rig, count) >= 0
 
 
@@ -189,14 +194,7 @@ def test_killed_again_and_again(rig: Rig, zygote: Zygote) -> None:
     points = range(SIZE // 8, SIZE, SIZE // 8)
     here = 0
     for count in points:
-        rig.server.valve.limit(count)
-        pid = zygote.start(rig, sha256=rig.sha256)
-        assert rig.server.valve.wait_until_passed(count, 30)
-        until = time.monotonic() + 30
-        while unread(rig.server.port):
-            assert time.monotonic() < until
-        os.kill(pid, signal.SIGKILL)
-        zygote.ended()
+        kill_after(rig, zygote, count)
         assert rig.here() > here
         here = rig.here()
     rig.server.valve.limit(None)
