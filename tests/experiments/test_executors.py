@@ -25,8 +25,8 @@ def store(tmp_path):
 class Servers:
     """An `engine_for` that starts a fake server for each opening, as wished."""
 
-    def __init__(self, faults=(), **options) -> None:
-        self.faults, self.options = iter(faults), options
+    def __init__(self, faults=(), kind=FakeSlots, **options) -> None:
+        self.faults, self.kind, self.options = iter(faults), kind, options
         self.wishes, self.fakes = [], []
 
     @contextmanager
@@ -36,7 +36,7 @@ class Servers:
         slots = wish.slots or 2
         faults = next(self.faults, None)
         with (
-            FakeSlots(slots, context_size=size, faults=faults, **self.options) as fake,
+            self.kind(slots, context_size=size, faults=faults, **self.options) as fake,
             LlamaInferenceEngine(fake.base_url, ref, patience=20, mode="strict" if slots == 1 else "fast") as engine,
         ):
             self.fakes.append(fake)
@@ -121,6 +121,26 @@ def test_a_model_that_cannot_share_is_asked_plainly_and_says_so(store):
     assert plan.executor == "plain"
     assert "evaluates a prompt again" in plan.why
     assert [wish.executor for wish in servers.wishes] == ["lanes", "plain"]
+
+
+class Choosy(FakeSlots):
+    """Its chat template takes no system messages, as those of some models."""
+
+    async def _template(self, body):
+        if body["messages"][0]["role"] == "system":
+            message = "System role not supported"
+            return 400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}}
+        return await super()._template(body)
+
+
+def test_a_prompt_that_the_chat_template_refuses_fails_and_the_others_are_answered(store):
+    made = shared_grid(prompts={"a": "{{ text }} First.", "b": {"system": "Be brief.", "user": "{{ text }}"}})
+    run = run_to_end(store, made, Servers(kind=Choosy))
+    frame = run.cells()
+    assert set(frame["executor"].dropna()) == {"lanes"}
+    assert frame.groupby("prompt")["status"].unique().map(list).to_dict() == {"a": ["done"], "b": ["failed"]}
+    assert frame["error"].dropna().str.contains("System role not supported").sum() == 16
+    assert run.status == "failed"
 
 
 def test_a_context_that_was_guessed_too_small_is_made_larger_before_anything_is_asked(store):

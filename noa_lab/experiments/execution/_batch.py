@@ -22,6 +22,9 @@ _WINDOW = 512
 
 _AT_ONCE = 8
 
+_Prompt = tuple[str, tuple[int, ...]]
+"""The text that the chat template made of a conversation, and its tokens."""
+
 
 class ContextTooSmall(Exception):
     """The engine's context is smaller than a prompt and its answer need, and could perhaps be larger."""
@@ -110,24 +113,39 @@ class BatchWork:
             part, waiting = waiting[:size], waiting[size:]
             size = _WINDOW
             prompts = await self._prompts({wanted.place for wanted in part})
-            questions = [self._question(wanted, prompts[wanted.place]) for wanted in part]
-            self._plan.add(questions)
-            self._check_context(questions)
-            yield questions
+            questions: list[BatchQuestion] = []
+            for wanted in part:
+                prompt = prompts[wanted.place]
+                if isinstance(prompt, Exception):
+                    for cell in wanted.cells:
+                        self._book.failed(cell, prompt)
+                else:
+                    questions.append(self._question(wanted, prompt))
+            if questions:
+                self._plan.add(questions)
+                self._check_context(questions)
+                yield questions
 
-    async def _prompts(self, places: set[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, tuple[int, ...]]]:
-        found: dict[tuple[str, str], tuple[str, tuple[int, ...]]] = {}
+    async def _prompts(self, places: set[tuple[str, str]]) -> dict[tuple[str, str], _Prompt | Exception]:
+        """Text and tokens of conversations; in their place the error of one that the chat template refuses, for example."""
+        found: dict[tuple[str, str], _Prompt | Exception] = {}
         left = sorted(places)
 
         async def one_after_the_other() -> None:
             while left:
                 place = left.pop()
-                found[place] = await self._engine.prompt(self._rendered[place])
+                try:
+                    found[place] = await self._engine.prompt(self._rendered[place])
+                except LOST:
+                    left.clear()
+                    raise
+                except Exception as error:
+                    found[place] = error
 
         await asyncio.gather(*(one_after_the_other() for _ in range(_AT_ONCE)))
         return found
 
-    def _question(self, wanted: Wanted, prompt: tuple[str, tuple[int, ...]]) -> BatchQuestion:
+    def _question(self, wanted: Wanted, prompt: _Prompt) -> BatchQuestion:
         config = self._grid.sampling[wanted.cells[0].sampling]
         seeds = tuple(cell.seed for cell in wanted.cells)
         return BatchQuestion(wanted, *prompt, config=config, seeds=seeds, arm=wanted.arm)
