@@ -17,6 +17,8 @@ from noa_lab.experiments.execution._runner import Listener, Runner, live_runner
 from noa_lab.experiments.execution._tally import RunProgress
 from noa_lab.experiments.execution._wish import EngineFor, Hindrance
 from noa_lab.experiments.grading import check_graders, is_graded, kept_grades
+from noa_lab.experiments.grid._conversations import Conversations
+from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.store._labels import Wish, ask
@@ -45,6 +47,8 @@ class Run(RunRecord):
         scorers: How its answers are scored; default: as the run was started with.
         identity_for: What a model is now, see `start`.
         hindrance: What stands against the executor "tree", see `start`.
+        grid: What it runs, where that is at hand.
+        conversations: The grid's conversations, where they have been filled in already.
 
     Raises:
         UnknownName: When there is no such run.
@@ -59,10 +63,13 @@ class Run(RunRecord):
         scorers: Sequence[Scorer] | None = None,
         identity_for: IdentityFor | None = None,
         hindrance: Hindrance | None = None,
+        grid: Grid | None = None,
+        conversations: Conversations | None = None,
     ) -> None:
-        super().__init__(store, run_id)
+        super().__init__(store, run_id, grid)
         self._engine_for, self._identity_for, self._hindrance = engine_for, identity_for, hindrance
         self._given = None if scorers is None else tuple(scorers)
+        self._conversations = conversations
         self._last: Runner | None = None
         self._listeners: list[Listener] = []
 
@@ -203,6 +210,7 @@ class Run(RunRecord):
             BadInput: When this view has no engines, or the run's scorers cannot be made again from the store.
             ExperimentError: When a model has changed since the run began.
         """
+        conversations, self._conversations = self._conversations, None
         runner = live_runner(self._store, self.run_id)
         if runner is not None and runner.go_on():
             return
@@ -219,7 +227,6 @@ class Run(RunRecord):
             )
         refuse_changes(self.run_id, recorded(self.provenance), identities_of(self.models, self._identity_for))
         scorers = self._scorers()
-        rendered = self.grid.render()
         token = self._store.lease(self.run_id)
         try:
             runner = Runner(
@@ -227,7 +234,7 @@ class Run(RunRecord):
                 self.run_id,
                 token,
                 grid=self.grid,
-                rendered=rendered,
+                conversations=conversations or self.grid.conversations(),
                 scorers=scorers,
                 engine_for=self._engine_for,
                 hindrance=self._hindrance,

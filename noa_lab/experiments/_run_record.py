@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from noa_lab.experiments._run_findings import RunFindings
@@ -22,23 +21,26 @@ class RunRecord(RunFindings):
     Args:
         store: Where it is.
         run_id: Its id.
+        grid: What it runs, where that is at hand; else it is read when it is needed.
 
     Raises:
         UnknownName: When there is no such run.
     """
 
-    def __init__(self, store: Store, run_id: str) -> None:
+    def __init__(self, store: Store, run_id: str, grid: Grid | None = None) -> None:
         self.run_id = run_id
         self._store = store
         row = store.run(run_id)
         self.name: str = row["name"]
-        self._grid_data: dict[str, Any] = row["grid"]
         self._created: float = row["created"]
+        self._grid = grid
 
-    @cached_property
+    @property
     def grid(self) -> Grid:
         """What it runs."""
-        return Grid.from_dict(self._grid_data)
+        if self._grid is None:
+            self._grid = self._store.grid(self.run_id)
+        return self._grid
 
     @property
     def created(self) -> str:

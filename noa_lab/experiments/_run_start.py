@@ -110,19 +110,33 @@ def start(
     if executor not in EXECUTORS:
         raise UnknownName.among("executor", str(executor), EXECUTORS)
     chosen = tuple(scorers)
-    rendered = grid.render()
+    conversations = grid.render()
     check_scorers(chosen, set(grid.fields))
     check_graders(grid, chosen)
     specs = [scorer.spec() for scorer in chosen]
     provenance: dict[str, Any] = {"noa_lab": __version__, "python": platform.python_version(), "engines": {}}
     if identity_for is not None:
         provenance["identities"] = identities_of(grid.models, identity_for)
-    ordered = execution_order(grid.cells(), rendered)
-    kept = None if budget is None else budget.as_dict()
     run_id, is_new = store.add_run(
-        grid, ordered, name=name, scorers=specs, provenance=provenance, executor=executor, fresh=fresh, budget=kept
+        grid,
+        execution_order(grid.cells(), conversations),
+        name=name,
+        scorers=specs,
+        provenance=provenance,
+        executor=executor,
+        fresh=fresh,
+        budget=None if budget is None else budget.as_dict(),
     )
-    run = Run(store, run_id, engine_for=engine_for, scorers=chosen, identity_for=identity_for, hindrance=hindrance)
+    run = Run(
+        store,
+        run_id,
+        engine_for=engine_for,
+        scorers=chosen,
+        identity_for=identity_for,
+        hindrance=hindrance,
+        grid=grid,
+        conversations=conversations,
+    )
     if not is_new and store.run(run_id)["scorers"] != specs:
         if live_runner(store, run_id) is not None:
             raise RunBusy(

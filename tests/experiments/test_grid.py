@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.experiments import Grid, Prompt
-from noa_lab.experiments.grid._cells import cell_key, derive_seed, execution_order, messages_hash
+from noa_lab.experiments.grid._cells import cell_key, derive_seed, execution_order
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 
@@ -60,11 +60,16 @@ def test_every_seed_is_one_that_a_sampling_may_have(grid_seed, key, repeat, fixe
 
 
 def test_the_key_of_a_cell_changes_with_everything_that_decides_its_answer():
-    messages = [ChatMessage.system("a"), ChatMessage.user("b")]
-    base = (messages_hash(messages), "f", WARM, 1, 0)
+    prompts = {
+        "base": {"system": "a", "user": "{{ q }}"},
+        "shorter": "{{ q }}",
+        "roles": {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "{{ q }}"}]},
+    }
+    conversations = grid(prompts=prompts, inputs=[{"q": "b"}]).conversations()
+    base = (conversations.hash(("base", "1")), "f", WARM, 1, 0)
     others = [
-        (messages_hash(messages[1:]), "f", WARM, 1, 0),
-        (messages_hash([ChatMessage.user("a"), ChatMessage.user("b")]), "f", WARM, 1, 0),
+        (conversations.hash(("shorter", "1")), "f", WARM, 1, 0),
+        (conversations.hash(("roles", "1")), "f", WARM, 1, 0),
         (base[0], "g", WARM, 1, 0),
         (base[0], "f", InferenceConfig(temperature=0.7, max_tokens=9), 1, 0),
         (base[0], "f", WARM, 2, 0),

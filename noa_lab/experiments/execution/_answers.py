@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._model import needs_model
-from noa_lab.inference import Completion, InferenceConfig
+from noa_lab.inference import Completion, InferenceConfig, Timings
 
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer
 
 __all__ = ["check_scorers", "config_of", "finished_values", "score"]
 
+
+_TIMES = tuple(field.name for field in fields(Timings))
 
 ANSWER_FACTS = ("finish_reason", "completion_tokens")
 """What scorers see of an answer beside its text."""
@@ -44,10 +45,10 @@ def finished_values(completion: Completion, executor: str) -> dict[str, Any]:
         "prompt_tokens": completion.prompt_tokens,
         "cached_tokens": completion.cached_tokens,
         "completion_tokens": completion.completion_tokens,
-        **asdict(completion.timings),
+        **{name: getattr(completion.timings, name) for name in _TIMES},
         "executor": executor,
-        "request": plain_json(completion.raw_request),
-        "response": plain_json(completion.raw_response),
+        "request": completion.raw_request,
+        "response": completion.raw_response,
         "finished": time.time(),
     }
 
@@ -55,11 +56,6 @@ def finished_values(completion: Completion, executor: str) -> dict[str, Any]:
 def storable(text: str) -> str:
     """The text with lone surrogates, which UTF-8 cannot hold, written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def plain_json(value: Mapping[str, Any]) -> Any:
-    """The value as JSON data; what JSON does not know becomes its text."""
-    return json.loads(json.dumps(value, default=str, ensure_ascii=True))
 
 
 def score(

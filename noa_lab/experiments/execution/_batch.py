@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from noa_lab.experiments.execution._book import LOST, Book
+from noa_lab.experiments.execution._book import Book
+from noa_lab.experiments.execution._losses import LOST
 from noa_lab.experiments.execution._plan import PlanBook
 from noa_lab.experiments.execution._wish import ExecutorName
-from noa_lab.experiments.grid._cells import Cell, Rendered
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.inference import Completion
 from noa_lab.inference.batch import BatchEngine, BatchQuestion
@@ -73,7 +75,7 @@ class BatchWork:
         engine: Answers the batch.
         executor: What cells say of how they were run.
         grid: The run's grid.
-        rendered: Its conversations.
+        conversations: Its conversations.
         book: Where answers go.
         plan: Told of every prompt.
         context_size: Tokens that one request may use.
@@ -86,13 +88,13 @@ class BatchWork:
         executor: ExecutorName,
         *,
         grid: Grid,
-        rendered: Rendered,
+        conversations: Conversations,
         book: Book,
         plan: PlanBook,
         context_size: int,
         may_grow: Callable[[int], bool],
     ) -> None:
-        self._engine, self._executor, self._grid, self._rendered = engine, executor, grid, rendered
+        self._engine, self._executor, self._grid, self._conversations = engine, executor, grid, conversations
         self._book, self._plan = book, plan
         self._context_size, self._may_grow = context_size, may_grow
 
@@ -135,7 +137,7 @@ class BatchWork:
             while left:
                 place = left.pop()
                 try:
-                    found[place] = await self._engine.prompt(self._rendered[place])
+                    found[place] = await self._engine.prompt(self._conversations[place])
                 except LOST:
                     left.clear()
                     raise

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.errors import ServerExited, StreamBroken, Unreachable
 from noa_lab.experiments.execution._answers import finished_values, score
+from noa_lab.experiments.execution._losses import TRIES, Losses
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.store._writer import Change, describe_error
 from noa_lab.inference import Completion
@@ -14,13 +14,7 @@ from noa_lab.inference import Completion
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer
 
-__all__ = ["LOST", "Book"]
-
-LOST = (Unreachable, StreamBroken, ServerExited)
-"""Errors that say of an engine that it went away."""
-
-_TRIES = 3
-_OUTAGE = 6
+__all__ = ["Book"]
 
 
 class Book:
@@ -36,6 +30,7 @@ class Book:
     Attributes:
         left: The cells without a result, by id, in the order of execution.
         keys: What makes each the same question as another, by cell id; see `cell_key`.
+        losses: How often the engine went away.
     """
 
     def __init__(
@@ -51,8 +46,8 @@ class Book:
         self._scorers, self._variables = scorers, variables
         self.left: dict[str, Cell] = {cell.cell_id: cell for cell in cells}
         self.keys: dict[str, str] = {}
+        self.losses = Losses()
         self._tries: dict[str, int] = {}
-        self._losses = 0
 
     def next_cells(self) -> list[list[Cell]]:
         """What is to be executed now, in groups, one group after the other.
@@ -69,7 +64,7 @@ class Book:
 
     def answered(self, cell: Cell, completion: Completion, executor: str) -> None:
         """Its answer is there."""
-        self._losses = 0
+        self.losses.answered()
         self.done(cell, finished_values(completion, executor))
 
     def done(self, cell: Cell, values: Mapping[str, Any]) -> None:
@@ -90,18 +85,7 @@ class Book:
     def lost(self, cell: Cell, error: Exception) -> None:
         """The engine went away under it: it is tried again, a bounded number of times."""
         tries = self._tries[cell.cell_id] = self._tries.get(cell.cell_id, 0) + 1
-        if tries >= _TRIES:
+        if tries >= TRIES:
             self.failed(cell, error)
         else:
             self.back(cell)
-
-    def count_loss(self, error: Exception) -> None:
-        """An engine went away.
-
-        Raises:
-            Unreachable, ServerExited: The error itself, when nothing answers any more: that is no fault of the cells, which would fail
-                one after the other.
-        """
-        self._losses += 1
-        if self._losses >= _OUTAGE and isinstance(error, Unreachable | ServerExited):
-            raise error

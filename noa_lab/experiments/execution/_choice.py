@@ -8,7 +8,8 @@ from typing import Any
 
 from noa_lab.errors import Unsupported
 from noa_lab.experiments.execution._wish import EngineWish, ExecutorName, Requested
-from noa_lab.experiments.grid._cells import Cell, Rendered
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.inference import InferenceEngine
 
@@ -97,21 +98,23 @@ def choose(
     return Chosen("tree", "all answers grow side by side in one context, in which what prompts share is there once")
 
 
-def wish_for(chosen: Chosen, cells: Collection[Cell], grid: Grid, rendered: Rendered, needed: int) -> EngineWish:
+def wish_for(
+    chosen: Chosen, cells: Collection[Cell], grid: Grid, conversations: Conversations, needed: int
+) -> EngineWish:
     """What the engine is wanted for.
 
     Args:
         chosen: The executor.
         cells: What it will be asked.
         grid: The run's grid.
-        rendered: Its conversations.
+        conversations: Its conversations.
         needed: Tokens of context that are known to be needed; 0 where nothing is known yet.
     """
     if chosen.executor == "plain":
         return EngineWish()
     if not needed:
         places = {(cell.prompt, cell.input_id) for cell in cells}
-        characters = max((sum(len(turn.content) for turn in rendered[place]) for place in places), default=0)
+        characters = max((sum(map(len, conversations.texts(place))) for place in places), default=0)
         longest = max(config.max_tokens for config in grid.sampling)
         needed = int(characters / _CHARACTERS) + _TEMPLATE_TOKENS + longest
     size = -(-needed // _STEP) * _STEP

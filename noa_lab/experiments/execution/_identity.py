@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from noa_lab.errors import ExperimentError
-from noa_lab.experiments.execution._answers import plain_json
 
-__all__ = ["IdentityFor", "changes", "identities_of", "recorded", "refuse_changes"]
+__all__ = ["IdentityFor", "changed_names", "changes", "identities_of", "recorded", "refuse_changes"]
 
 IdentityFor = Callable[[str], Mapping[str, Any]]
 """From a model's reference to what it is: `model_sha256`, `runtime`; what is not known is left out.
@@ -19,7 +19,10 @@ Called whenever a run is started or resumed.
 
 def identities_of(models: Iterable[str], identity_for: IdentityFor | None) -> dict[str, Any]:
     """What each model is now, as JSON data; empty where nobody can tell."""
-    return {} if identity_for is None else {model: plain_json(identity_for(model)) for model in models}
+    if identity_for is None:
+        return {}
+    found: dict[str, Any] = json.loads(json.dumps({model: dict(identity_for(model)) for model in models}, default=str))
+    return found
 
 
 def recorded(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -32,6 +35,11 @@ def recorded(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for model, known in provenance.get("identities", {}).items():
         found[model] = {**found.get(model, {}), **known}
     return found
+
+
+def changed_names(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of what differs, sorted."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[str]]:

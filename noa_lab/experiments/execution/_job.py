@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._wish import EngineFor, Hindrance, Requested
-from noa_lab.experiments.grid._cells import Rendered
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._store import Store
 from noa_lab.experiments.store._writer import Change
@@ -27,7 +27,7 @@ class Job:
         store: Where the run is.
         run_id: The run.
         grid: Its grid.
-        rendered: Its conversations.
+        conversations: Its conversations.
         scorers: How answers are scored.
         engine_for: Opens a model's engine.
         hindrance: Tells what stands against the executor "tree"; None where there is none to be had.
@@ -41,7 +41,7 @@ class Job:
     store: Store
     run_id: str
     grid: Grid
-    rendered: Rendered
+    conversations: Conversations
     scorers: Sequence[Scorer]
     engine_for: EngineFor
     put: Callable[[Change], None]

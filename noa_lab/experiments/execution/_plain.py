@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 
 from noa_lab.experiments.execution._answers import config_of
-from noa_lab.experiments.execution._book import LOST, Book
+from noa_lab.experiments.execution._book import Book
+from noa_lab.experiments.execution._losses import LOST
 from noa_lab.experiments.execution._wish import ExecutorName
-from noa_lab.experiments.grid._cells import Cell, Rendered
+from noa_lab.experiments.grid._cells import Cell
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.inference import ChatMessage, InferenceConfig, InferenceEngine
 
@@ -17,7 +19,7 @@ __all__ = ["ask_one_by_one", "ask_side_by_side", "taking_turns"]
 
 
 async def ask_side_by_side(
-    engine: InferenceEngine, cells: Sequence[Cell], *, grid: Grid, rendered: Rendered, book: Book
+    engine: InferenceEngine, cells: Sequence[Cell], *, grid: Grid, conversations: Conversations, book: Book
 ) -> None:
     """The executor "plain": as many cells at once as the engine has slots.
 
@@ -26,7 +28,7 @@ async def ask_side_by_side(
     """
     queue = deque(cells)
     asking = [
-        asyncio.create_task(_ask_all(engine, queue, grid, rendered, book, "plain"))
+        asyncio.create_task(_ask_all(engine, queue, grid, conversations, book, "plain"))
         for _ in range(max(1, engine.capabilities.slots))
     ]
     await _end_together(asking)
@@ -46,12 +48,17 @@ async def _end_together(asking: Sequence[asyncio.Task[None]]) -> None:
 
 
 async def _ask_all(
-    engine: InferenceEngine, queue: deque[Cell], grid: Grid, rendered: Rendered, book: Book, executor: ExecutorName
+    engine: InferenceEngine,
+    queue: deque[Cell],
+    grid: Grid,
+    conversations: Conversations,
+    book: Book,
+    executor: ExecutorName,
 ) -> None:
     while queue and not book.stopping():
         cell = queue.popleft()
         try:
-            await _ask(engine, cell, rendered[cell.prompt, cell.input_id], config_of(grid, cell), book, executor)
+            await _ask(engine, cell, conversations[cell.prompt, cell.input_id], config_of(grid, cell), book, executor)
         except LOST:
             queue.clear()
             raise
@@ -85,7 +92,7 @@ async def ask_one_by_one(
     cells: Sequence[Cell],
     *,
     grid: Grid,
-    rendered: Rendered,
+    conversations: Conversations,
     book: Book,
     executor: ExecutorName,
 ) -> None:
@@ -96,9 +103,11 @@ async def ask_one_by_one(
     """
     if executor == "latency" and cells:
         # The first request after a start reads the model's pages and sets up its buffers; no cell is to pay for that.
-        await engine.achat(rendered[cells[0].prompt, cells[0].input_id], InferenceConfig(temperature=0.0, max_tokens=2))
+        await engine.achat(
+            conversations[cells[0].prompt, cells[0].input_id], InferenceConfig(temperature=0.0, max_tokens=2)
+        )
         cells = taking_turns(cells)
-    await _ask_all(engine, deque(cells), grid, rendered, book, executor)
+    await _ask_all(engine, deque(cells), grid, conversations, book, executor)
 
 
 def taking_turns(cells: Sequence[Cell]) -> list[Cell]:

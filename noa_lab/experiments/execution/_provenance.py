@@ -6,6 +6,7 @@ from typing import Any
 
 from noa_lab.errors import ExperimentError
 from noa_lab.experiments.execution._choice import identity_of
+from noa_lab.experiments.execution._identity import changed_names
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._wish import ExecutorName
 from noa_lab.experiments.store._store import Store
@@ -43,7 +44,7 @@ class Provenance:
         before = identity_of(engines.setdefault(model, fingerprint), executor)
         now = identity_of(fingerprint, executor)
         if before != now:
-            changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            changed = changed_names(before, now)
             raise ExperimentError(
                 f"The model {model!r} is not served as when the run {self._run_id} began: {', '.join(changed)} changed.",
                 fix="Start with fresh=True: one run does not mix answers of two setups.",
@@ -52,6 +53,25 @@ class Provenance:
             )
         executors.setdefault(model, {"executor": executor, "why": why})
         self._store.update_run(self._run_id, provenance={**provenance, "engines": engines, "executors": executors})
+
+    def note_grader(self, model: str, fingerprint: dict[str, Any]) -> None:
+        """Note what grades answers.
+
+        Raises:
+            ExperimentError: When it is not what graded when the run began to be graded.
+        """
+        provenance = self._read()
+        graders = dict(provenance.get("graders", {}))
+        before = graders.setdefault(model, fingerprint)
+        if before != fingerprint:
+            changed = changed_names(before, fingerprint)
+            raise ExperimentError(
+                f"The grader {model!r} is not served as when it began to grade the run {self._run_id}: {', '.join(changed)} changed.",
+                fix="Give it another name in another scorer, or start with fresh=True: one run does not mix grades of two setups.",
+                run_id=self._run_id,
+                changed=changed,
+            )
+        self._store.update_run(self._run_id, provenance={**provenance, "graders": graders})
 
     def forget_executor(self, model: str) -> None:
         """The executor noted last turned out not to work, before anything was answered."""

@@ -21,7 +21,7 @@ from noa_lab.experiments.execution._tally import RunProgress, Tally
 from noa_lab.experiments.execution._wish import EngineFor, Hindrance
 from noa_lab.experiments.execution._work import execute
 from noa_lab.experiments.grading import Grading
-from noa_lab.experiments.grid._cells import Rendered
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._labels import wish_of
 from noa_lab.experiments.store._store import Store
@@ -67,7 +67,7 @@ class Runner:
         run_id: The run.
         token: The run's lease, which the runner gives back at its end.
         grid: The run's grid.
-        rendered: Its conversations.
+        conversations: Its conversations.
         scorers: How its answers are scored.
         engine_for: Opens a model's engine.
         hindrance: Tells what stands against the executor "tree", see `start`.
@@ -80,14 +80,14 @@ class Runner:
         token: str,
         *,
         grid: Grid,
-        rendered: Rendered,
+        conversations: Conversations,
         scorers: Sequence[Scorer],
         engine_for: EngineFor,
         hindrance: Hindrance | None = None,
     ) -> None:
         self.run_id, self.scorers = run_id, tuple(scorers)
         self._place = (str(store.path.absolute()), run_id)
-        self._tally = Tally(store.statuses(run_id), store.counts(run_id)["cached"])
+        self._tally = Tally(store.counts(run_id))
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._status, self._stop_as = "running", ""
@@ -105,7 +105,7 @@ class Runner:
             store,
             run_id,
             grid,
-            rendered,
+            conversations,
             self.scorers,
             engine_for,
             put=self._put,
@@ -115,17 +115,7 @@ class Runner:
             provenance=Provenance(store, run_id),
             hindrance=hindrance,
         )
-        self._grading = Grading(
-            store,
-            run_id,
-            token,
-            grid=grid,
-            rendered=rendered,
-            scorers=self.scorers,
-            engine_for=engine_for,
-            stopping=self._stopping,
-            on_commit=self._announce,
-        )
+        self._grading = Grading(self._job, token, self._announce)
         self._thread = threading.Thread(target=self._run, name=f"noa-lab run {run_id}", daemon=True)
 
     def start(self) -> None:
@@ -289,6 +279,7 @@ class Runner:
             self._error = self._error or failure
             state = "failed"
             _log.debug("the run %s could not be closed", self.run_id, exc_info=True)
+        self._job.conversations.forget()
         with self._lock:
             self._status = state
         with _live_lock:

@@ -64,17 +64,15 @@ class Tally:
     """Counts of a run in progress; thread-safe.
 
     Args:
-        statuses: Status by cell id at the beginning.
-        cached: Done cells at the beginning whose answer came from an earlier run.
+        counts: Number of cells by status at the beginning, when none is running, and of `cached` ones among the done.
     """
 
-    def __init__(self, statuses: Mapping[str, str], cached: int) -> None:
-        self._lock = threading.Lock()
-        self._statuses = dict(statuses)
-        self._counts = {"pending": 0, "running": 0, "done": 0, "failed": 0}
-        for status in statuses.values():
-            self._counts[status] += 1
-        self._cached = cached
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._lock = threading.Lock()  # protects what is below
+        self._counts = {name: counts[name] for name in ("pending", "running", "done", "failed")}
+        self._cached = counts["cached"]
+        self._running: set[str] = set()
+        """Ids of the cells that are being asked for; all others that change are pending until then."""
         self._asked = 0
         self._first: float | None = None
 
@@ -84,9 +82,12 @@ class Tally:
             if self._first is None:
                 self._first = time.monotonic()
             for change in changes:
-                self._counts[self._statuses[change.cell_id]] -= 1
+                self._counts["running" if change.cell_id in self._running else "pending"] -= 1
                 self._counts[change.status] += 1
-                self._statuses[change.cell_id] = change.status
+                if change.status == "running":
+                    self._running.add(change.cell_id)
+                else:
+                    self._running.discard(change.cell_id)
                 if change.values.get("cached"):
                     self._cached += 1
                 elif change.status in {"done", "failed"}:

@@ -9,19 +9,18 @@ from typing import Any
 
 from noa_lab.errors import CannotShare
 from noa_lab.experiments.execution._batch import BatchWork, ContextTooSmall
-from noa_lab.experiments.execution._book import LOST, Book
+from noa_lab.experiments.execution._book import Book
 from noa_lab.experiments.execution._choice import Chosen, choose, identity_of, wish_for
 from noa_lab.experiments.execution._job import Job
+from noa_lab.experiments.execution._losses import LOST, REOPEN_SECONDS
 from noa_lab.experiments.execution._plain import ask_one_by_one, ask_side_by_side
 from noa_lab.experiments.execution._plan import Plan, PlanBook
-from noa_lab.experiments.grid._cells import Cell, cell_key, messages_hash
+from noa_lab.experiments.grid._cells import Cell, cell_key
 from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import InferenceEngine
 from noa_lab.inference.batch import BatchEngine
 
 __all__ = ["execute"]
-
-_REOPEN_SECONDS = 0.2
 
 
 async def execute(job: Job) -> None:
@@ -51,7 +50,7 @@ class _ModelWork:
         chosen = self._choose()
         opened = False
         while (self._book.left or not opened) and not self._job.stopping():
-            wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.rendered, self._needed)
+            wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.conversations, self._needed)
             try:
                 with self._job.engine_for(self._model, wish) as engine:
                     chosen = chosen.on(engine)
@@ -70,15 +69,15 @@ class _ModelWork:
             except LOST as error:
                 if not opened:
                     raise
-                self._book.count_loss(error)
+                self._book.losses.count(error)
             if self._book.left:
-                await asyncio.sleep(_REOPEN_SECONDS)
+                await asyncio.sleep(REOPEN_SECONDS)
 
     def _choose(self) -> Chosen:
         job, cells = self._job, self._book.left.values()
         hindrance = None
         if job.hindrance is not None:
-            wish = wish_for(Chosen("tree"), cells, job.grid, job.rendered, 0)
+            wish = wish_for(Chosen("tree"), cells, job.grid, job.conversations, 0)
             hindrance = partial(job.hindrance, self._model, wish)
         return choose(job.requested, job.provenance.executor(self._model), job.grid, len(cells), hindrance)
 
@@ -87,13 +86,14 @@ class _ModelWork:
         fingerprint = engine.fingerprint()
         self._job.provenance.note_engine(self._model, fingerprint, chosen.executor, chosen.why)
         hashed = content_hash(identity_of(fingerprint, chosen.executor))
-        hashes: dict[tuple[str, str], str] = {}
+        place, conversation = ("", ""), ""
         for cell in self._book.left.values():
-            place = (cell.prompt, cell.input_id)
-            if place not in hashes:
-                hashes[place] = messages_hash(self._job.rendered[place])
+            # Cells of one conversation mostly follow each other.
+            if place != (cell.prompt, cell.input_id):
+                place = cell.prompt, cell.input_id
+                conversation = self._job.conversations.hash(place)
             config = self._job.grid.sampling[cell.sampling]
-            self._book.keys[cell.cell_id] = cell_key(hashes[place], hashed, config, cell.seed, cell.repeat)
+            self._book.keys[cell.cell_id] = cell_key(conversation, hashed, config, cell.seed, cell.repeat)
         if self._job.reuse:
             self._take_over()
 
@@ -105,16 +105,16 @@ class _ModelWork:
                 self._book.done(cell, {**answer, "cached": True})
 
     async def _ask(self, engine: InferenceEngine, chosen: Chosen) -> None:
-        grid, rendered, book = self._job.grid, self._job.rendered, self._book
+        grid, conversations, book = self._job.grid, self._job.conversations, self._book
         while book.left and not book.stopping():
             for cells in book.next_cells():
                 if chosen.executor in {"lanes", "tree"}:
                     await self._ask_batch(engine, chosen, cells)
                 elif chosen.executor == "plain":
-                    await ask_side_by_side(engine, cells, grid=grid, rendered=rendered, book=book)
+                    await ask_side_by_side(engine, cells, grid=grid, conversations=conversations, book=book)
                 else:
                     await ask_one_by_one(
-                        engine, cells, grid=grid, rendered=rendered, book=book, executor=chosen.executor
+                        engine, cells, grid=grid, conversations=conversations, book=book, executor=chosen.executor
                     )
 
     async def _ask_batch(self, engine: Any, chosen: Chosen, cells: Sequence[Cell]) -> None:
@@ -125,7 +125,7 @@ class _ModelWork:
             batch,
             chosen.executor,
             grid=self._job.grid,
-            rendered=self._job.rendered,
+            conversations=self._job.conversations,
             book=self._book,
             plan=plan,
             context_size=size,
@@ -134,5 +134,5 @@ class _ModelWork:
         try:
             await work.run(cells)
         finally:
-            self._job.provenance.note_plan(self._model, plan.facts(batch.facts))
             await batch.aclose()
+            self._job.provenance.note_plan(self._model, plan.facts(batch.facts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.errors import UnknownName
-from noa_lab.experiments.grid._cells import Rendered
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.score._judge import BASELINE_SCORE
@@ -94,13 +94,13 @@ def _has_grade(row: Row, name: str) -> bool:
 
 
 def open_tasks(
-    grid: Grid, rendered: Rendered, scorers: Iterable[Scorer], rows: Sequence[Row]
+    grid: Grid, conversations: Conversations, scorers: Iterable[Scorer], rows: Sequence[Row]
 ) -> tuple[list[Task], dict[str, Scores]]:
     """What is left to be graded.
 
     Args:
         grid: The run's grid.
-        rendered: Its conversations.
+        conversations: Its conversations.
         scorers: Its scorers.
         rows: Its cells.
 
@@ -128,7 +128,7 @@ def open_tasks(
             case = Case(
                 str(row["answer"]),
                 {**variables[row["input_id"]], **facts},
-                rendered[prompt, row["input_id"]],
+                conversations[prompt, row["input_id"]],
                 against,
             )
             key = (scorer.name, model, prompt, row["input_id"], case.answer, against)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._prompts import content_hash
-from noa_lab.inference import ChatMessage, InferenceConfig
+from noa_lab.inference import InferenceConfig
 
 __all__ = ["Cell", "cell_key", "derive_seed", "execution_order"]
 
 _SEEDS = 2**32 - 1
 """Seeds go from 0 to 2**32 - 2; llama-server takes the next one as "draw one"."""
-
-Rendered = Mapping[tuple[str, str], Sequence[ChatMessage]]
-"""Filled-in conversations by prompt name and input id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +71,13 @@ def derive_seed(grid_seed: int, seed_key: str, config: InferenceConfig, repeat: 
     return (first + repeat) % _SEEDS
 
 
-def cell_key(messages_hash: str, fingerprint_hash: str, config: InferenceConfig, seed: int | None, repeat: int) -> str:
+def cell_key(
+    conversation_hash: str, fingerprint_hash: str, config: InferenceConfig, seed: int | None, repeat: int
+) -> str:
     """What makes two cells, also of different runs, the same question to the same machine.
 
     Args:
-        messages_hash: Hash of the filled-in conversation.
+        conversation_hash: Hash of the filled-in conversation, see `Conversations.hash`.
         fingerprint_hash: Hash of `InferenceEngine.fingerprint()`.
         config: The sampling.
         seed: The cell's seed.
@@ -87,15 +87,10 @@ def cell_key(messages_hash: str, fingerprint_hash: str, config: InferenceConfig,
         sha256, hexadecimal.
     """
     sampling = config.model_dump(mode="json", exclude={"seed"})
-    return content_hash([messages_hash, fingerprint_hash, sampling, seed, repeat])
+    return content_hash([conversation_hash, fingerprint_hash, sampling, seed, repeat])
 
 
-def messages_hash(messages: Sequence[ChatMessage]) -> str:
-    """Hash of a filled-in conversation."""
-    return content_hash([[message.role.value, message.content] for message in messages])
-
-
-def execution_order(cells: Iterable[Cell], rendered: Rendered) -> list[Cell]:
+def execution_order(cells: Iterable[Cell], conversations: Conversations) -> list[Cell]:
     """The order in which cells are asked for.
 
     Model by model, so that each is loaded once. Within a model first one cell of every arm (prompt and sampling), so that all
@@ -111,7 +106,6 @@ def execution_order(cells: Iterable[Cell], rendered: Rendered) -> list[Cell]:
         early = list(first_of_arm.values())
         taken = {cell.cell_id for cell in early}
         rest = [cell for cell in of_model if cell.cell_id not in taken]
-        texts = {place: [message.content for message in messages] for place, messages in rendered.items()}
-        rest.sort(key=lambda cell: texts[cell.prompt, cell.input_id])
+        rest.sort(key=lambda cell: conversations.texts((cell.prompt, cell.input_id)))
         ordered += early + rest
     return ordered

@@ -8,10 +8,11 @@ from typing import Any
 
 from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._cells import Cell, derive_seed
+from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._inputs import Input, load_inputs
-from noa_lab.experiments.grid._prompts import Prompt, content_hash, render_for
+from noa_lab.experiments.grid._prompts import Prompt, content_hash
 from noa_lab.experiments.grid._selection import Exclusions, draw_inputs
-from noa_lab.inference import ChatMessage, InferenceConfig
+from noa_lab.inference import InferenceConfig
 
 __all__ = ["Grid"]
 
@@ -124,18 +125,19 @@ class Grid:
                             seed = derive_seed(self.seed, found.seed_key, config, repeat)
                             yield Cell.make(prompt, found.id, model, index, repeat, seed)
 
-    def render(self) -> dict[tuple[str, str], list[ChatMessage]]:
+    def render(self) -> Conversations:
         """Every prompt filled in for every input, by prompt name and input id.
 
         Raises:
             TemplateInvalid: Naming the prompt, the variable, the inputs that lack it and the nearest field.
         """
-        variables = {found.id: found.variables for found in self.inputs}
-        return {
-            (name, input_id): messages
-            for name, prompt in self.prompts.items()
-            for input_id, messages in render_for(name, prompt, variables).items()
-        }
+        found = self.conversations()
+        found.fill()
+        return found
+
+    def conversations(self) -> Conversations:
+        """The same, each filled in when it is asked for."""
+        return Conversations(self.prompts, self.inputs)
 
     @property
     def fields(self) -> frozenset[str]:

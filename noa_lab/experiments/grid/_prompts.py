@@ -16,8 +16,6 @@ from noa_lab.inference import ChatMessage, MessageRole
 
 __all__ = ["Prompt", "canonical_json", "content_hash"]
 
-_SHOWN_INPUTS = 5
-
 
 def canonical_json(value: object) -> str:
     """The one JSON text of a value: sorted keys, no spaces, so that equal values have equal hashes."""
@@ -191,57 +189,21 @@ class Prompt:
         """Names that the templates use."""
         return frozenset().union(*(template.variables for _, template in self._templates))
 
-    def render(self, variables: Mapping[str, Any]) -> list[ChatMessage]:
-        """The conversation with one input's values filled in.
+    @property
+    def roles(self) -> tuple[MessageRole, ...]:
+        """Who speaks in each of its turns."""
+        return tuple(role for role, _ in self._templates)
+
+    def texts(self, variables: Mapping[str, Any]) -> tuple[str, ...]:
+        """The contents of its turns, with one input's values filled in.
 
         Raises:
             TemplateInvalid: When a variable is missing, an operation fails or a limit is passed.
         """
-        return [ChatMessage(role=role, content=template.render(variables)) for role, template in self._templates]
+        return tuple(template.render(variables) for _, template in self._templates)
 
-
-def render_for(name: str, prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[ChatMessage]]:
-    """One prompt filled in for every input.
-
-    Args:
-        name: The prompt's name, for messages.
-        prompt: The prompt.
-        inputs: Variables by input id.
-
-    Raises:
-        TemplateInvalid: Naming the prompt and, for a missing variable, the inputs that lack it and the nearest field they have.
-    """
-    rendered: dict[str, list[ChatMessage]] = {}
-    for input_id, variables in inputs.items():
-        try:
-            rendered[input_id] = prompt.render(variables)
-        except TemplateInvalid as error:
-            missing = str(error.fields.get("variable") or "")
-            if missing:
-                raise _lacking(name, missing, inputs) from None
-            message = error.message.replace(
-                "A template", f"The prompt {name!r}, filled in for the input {input_id!r},", 1
-            )
-            raise TemplateInvalid(message, fix=error.fix, prompt=name, variable="", input_id=input_id) from None
-    return rendered
-
-
-def _lacking(name: str, variable: str, inputs: Mapping[str, Mapping[str, Any]]) -> TemplateInvalid:
-    lacking = [input_id for input_id, variables in inputs.items() if variable not in variables]
-    fields = sorted({key for variables in inputs.values() for key in variables})
-    near = nearest(variable, [key for key in fields if key != variable])
-    if len(lacking) == len(inputs):
-        who = "no input has"
-        fix = f"Did you mean {near!r}?" if near else f"The inputs have: {', '.join(fields) or 'no fields'}."
-    else:
-        shown = ", ".join(lacking[:_SHOWN_INPUTS]) + (", ..." if len(lacking) > _SHOWN_INPUTS else "")
-        who = f"{len(lacking)} of {len(inputs)} inputs lack ({shown})"
-        fix = f"Give these inputs {variable!r}, or write {{{{ {variable} | default('') }}}}."
-    return TemplateInvalid(
-        f"The prompt {name!r} uses {{{{ {variable} }}}}, which {who}.",
-        fix=fix,
-        prompt=name,
-        variable=variable,
-        lacking=lacking,
-        nearest=near,
-    )
+    def render(self, variables: Mapping[str, Any]) -> list[ChatMessage]:
+        """The conversation with one input's values filled in; raises as `texts` does."""
+        return [
+            ChatMessage(role=role, content=text) for role, text in zip(self.roles, self.texts(variables), strict=True)
+        ]

@@ -32,7 +32,7 @@ __all__ = ["export_run", "import_run"]
 _FORMAT = 1
 _MOST_BYTES = 4 * 2**30
 _MOST_LINE = 64 * 2**20
-_RUN = ("name", "created", "grid", "scorers", "provenance", "executor", "note")
+_RUN = ("name", "created", "scorers", "provenance", "executor", "note")
 _TEXTS = ("answer", "finish_reason", "executor", "key")
 _NUMBERS = ("queue_ms", "ttft_ms", "prefill_ms", "decode_ms", "total_ms", "finished")
 _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -56,7 +56,8 @@ def export_run(store: Store, run_id: str, path: Path | str) -> Path:
         BadInput: When the file cannot be written.
     """
     row = store.run(run_id)
-    found = {name: row[name] for name in _RUN} | {"run_id": run_id, "tags": tags_of(store, run_id)}
+    found = {name: row[name] for name in _RUN}
+    found |= {"grid": store.grid(run_id).as_dict(), "run_id": run_id, "tags": tags_of(store, run_id)}
     target = Path(path)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:

@@ -8,6 +8,7 @@ cells   one row a cell of a run; (run_id, cell_id) is unique, so that no cell ca
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def connect(path: Path) -> Engine:
         sqlalchemy.exc.DBAPIError: When it is no database or cannot be written to.
     """
     url = sa.URL.create("sqlite", database=str(path))
-    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=20)
+    engine = sa.create_engine(
+        url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=20, json_serializer=_json
+    )
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)
     try:
@@ -118,6 +121,11 @@ def connect(path: Path) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def _json(value: Any) -> str:
+    """JSON of a column; what JSON does not know, such as a number of numpy's in an engine's answer, becomes its text."""
+    return json.dumps(value, default=str)
 
 
 def _set_up(connection: Any, record: object) -> None:

@@ -164,17 +164,25 @@ class Store:
             return acquire(connection, run_id, retry_failed=retry_failed)
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """All columns of a run, with `status` and `pid` (of the living process that executes it) added.
+        """The columns of a run but for its grid, which may be large, with `status` and `pid` (of the living process that executes it).
 
         Raises:
             UnknownName: When there is no such run; the nearest is offered.
         """
+        columns = [column for column in runs.c if column is not runs.c.grid]
         with self.read() as connection:
-            row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).mappings().one_or_none()
+            row = connection.execute(sa.select(*columns).where(runs.c.run_id == run_id)).mappings().one_or_none()
             if row is None:
                 known = connection.execute(sa.select(runs.c.run_id)).scalars().all()
                 raise UnknownName.among("run", run_id, known)
         return _with_status(dict(row))
+
+    def grid(self, run_id: str) -> Grid:
+        """The grid of a run that there is."""
+        with self.read() as connection:
+            return Grid.from_dict(
+                connection.execute(sa.select(runs.c.grid).where(runs.c.run_id == run_id)).scalar_one()
+            )
 
     def status(self, run_id: str) -> tuple[str, int | None]:
         """Status of a run and the pid of the living process that executes it."""
@@ -250,14 +258,18 @@ class Store:
         query = sa.select(*(cells.c[name] for name in names)).where(
             cells.c.run_id == run_id, cells.c.status == "pending"
         )
+        # Many cells share few names: each is kept once.
+        once: dict[str, str] = {}
         with self.read() as connection:
-            return [Cell(*row) for row in connection.execute(query.order_by(cells.c.position))]
-
-    def statuses(self, run_id: str) -> dict[str, str]:
-        """Status of every cell of a run, by cell id."""
-        query = sa.select(cells.c.cell_id, cells.c.status).where(cells.c.run_id == run_id).order_by(cells.c.position)
-        with self.read() as connection:
-            return {row.cell_id: row.status for row in connection.execute(query)}
+            return [
+                Cell(
+                    once.setdefault(prompt, prompt),
+                    once.setdefault(input_id, input_id),
+                    once.setdefault(model, model),
+                    *rest,
+                )
+                for prompt, input_id, model, *rest in connection.execute(query.order_by(cells.c.position))
+            ]
 
     def counts(self, run_id: str) -> dict[str, int]:
         """Number of cells by status; `cached` counts those among the done ones whose answer came from an earlier run."""
