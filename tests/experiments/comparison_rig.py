@@ -67,6 +67,13 @@ def grid(size: int = 6, *, tag: str = "", **changes: Any) -> Grid:
     return Grid(**{**defaults, **changes})
 
 
+CONTAINS = score.contains("{{ expected }}")
+
+
+def run_to_end(store: Store, made: Grid, rig: Any, scorers: Any = (CONTAINS,), **options: Any) -> Run:
+    return start(made, scorers, store=store, engine_for=rig, **options).result(timeout=30)
+
+
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

@@ -79,6 +79,26 @@ def test_the_key_of_a_cell_changes_with_everything_that_decides_its_answer():
     assert cell_key(*base) == cell_key(base[0], "f", InferenceConfig(temperature=0.7, max_tokens=8, seed=5), 1, 0)
 
 
+def test_a_conversation_is_filled_in_when_it_is_asked_for_and_once(monkeypatch):
+    filled: list[str] = []
+    texts = Prompt.texts
+    monkeypatch.setattr(Prompt, "texts", lambda self, row: filled.append(row["q"]) or texts(self, row))
+    made = grid(prompts={"a": "Say {{ q }}.", "b": {"system": "Be brief.", "user": "{{ q }}"}})
+    conversations = made.conversations()
+    assert list(conversations) == [(prompt, found.id) for prompt in "ab" for found in made.inputs]
+    assert filled == []
+    place = ("b", made.inputs[1].id)
+    wanted = [ChatMessage.system("Be brief."), ChatMessage.user(made.inputs[1].variables["q"])]
+    assert conversations[place] == conversations[place] == wanted
+    assert conversations.texts(place) == tuple(turn.content for turn in wanted)
+    assert len(filled) == 1
+    conversations.fill()
+    assert len(filled) == len(conversations) == 2 * len(made.inputs)
+    conversations.forget()
+    assert conversations[place] == wanted
+    assert len(filled) == len(conversations) + 1
+
+
 def test_the_order_shows_every_arm_first_and_then_keeps_common_beginnings_together():
     documents = ["alpha " * 50, "beta " * 50]
     inputs = [{"d": document, "q": f"q{number}"} for number in range(4) for document in documents]

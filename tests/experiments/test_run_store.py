@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from noa_lab.errors import BadInput, DiskFull, ExperimentError, RunBusy, Unknown
 from noa_lab.experiments import Store, list_runs, open_run, start
 from noa_lab.experiments.store import _schema as schema
 from noa_lab.experiments.store import _store as store_module
+from noa_lab.experiments.store import _writer as writer_module
 from noa_lab.experiments.store._faults import translated
 from noa_lab.experiments.store._lease import acquire, release, renew
 from noa_lab.experiments.store._writer import Change, Writer
@@ -87,6 +89,25 @@ def test_changes_are_announced_after_their_commit_and_in_groups(store):
     writer.close("done", None)
     assert sum(groups) == 600
     assert len(groups) < 100
+
+
+def test_changes_that_come_one_after_the_other_are_committed_together(store, monkeypatch):
+    made = grid(2)
+    run_id = add(store, made)
+    groups: list[int] = []
+    monkeypatch.setattr(writer_module, "_TOGETHER", 60.0)
+    writer = Writer(
+        store, run_id, store.lease(run_id), on_commit=lambda found: groups.append(len(found)), on_error=groups.append
+    )
+    first, second, *_ = made.cells()
+    writer.put(Change(first.cell_id, "done", {"answer": "x"}))
+    wait_for(writer._queue.empty)
+    assert not groups
+    writer.put(Change(second.cell_id, "done", {"answer": "x"}))
+    writer.flush()  # whoever waits need not wait for more
+    assert groups == [2]
+    writer.drain()
+    writer.close("paused", None)
 
 
 def test_a_lease_is_taken_by_one_and_given_back(store):
@@ -210,6 +231,35 @@ def test_runs_are_listed_newest_first_with_what_is_done(store):
         ("one", 4, 4, "pending"),
     ]
     assert listed[0].as_dict()["prompts"] == ["plain", "long"]
+
+
+def statements(store, work) -> list[str]:
+    """The queries that some work takes."""
+    found: list[str] = []
+
+    def note(connection, cursor, statement, *rest) -> None:
+        found.append(statement)
+
+    sa.event.listen(store._engine, "before_cursor_execute", note)
+    try:
+        work()
+    finally:
+        sa.event.remove(store._engine, "before_cursor_execute", note)
+    return [statement for statement in found if statement != "BEGIN"]
+
+
+def test_listing_many_runs_takes_as_few_queries_as_listing_one(store):
+    run_id = add(store)
+    one = statements(store, lambda: list_runs(store))
+    for number in range(30):
+        add(store, name=str(number))
+    many = statements(store, lambda: list_runs(store))
+    assert many == one
+    with store.read() as connection:
+        for query in many:
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}")]
+            assert not any(step.startswith("SCAN cells") and "COVERING INDEX" not in step for step in plan), plan
+    assert not any(re.search(r"runs\.grid\b", query) for query in statements(store, lambda: store.run(run_id)))
 
 
 FORMAT_1 = """

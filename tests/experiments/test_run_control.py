@@ -1,0 +1,130 @@
+"""Pausing, cancelling, waiting for a run and watching it from elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
+
+from noa_lab.errors import BadInput, Cancelled, RequestRefused, RunBusy, RunUnfinished
+from noa_lab.experiments import Store, open_run, score, start
+from noa_lab.testing import Reply
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / "runs.db") as opened:
+        yield opened
+
+
+def test_pause_lets_cells_in_flight_finish_and_resume_does_the_rest(store):
+    rig = Rig(delay=0.05, slots=2)
+    run = start(grid(10), [CONTAINS], store=store, engine_for=rig)
+    wait_for(lambda: len(rig.calls) >= 4)
+    run.pause()
+    wait_for(lambda: not run.running)
+    assert run.status == "paused"
+    assert {call.outcome for call in rig.calls} == {"done"}
+    assert run.progress().done == len(rig.calls) < 20
+    assert rig.closed == ["m"]
+    with pytest.raises(RunUnfinished, match="is paused"):
+        run.result()
+    run.resume()
+    assert run.result(timeout=30).status == "done"
+    assert set(rig.asked.values()) == {1}
+
+
+def test_a_pause_can_be_taken_back(store):
+    rig = Rig(delay=0.1, slots=1)
+    run = start(grid(3), store=store, engine_for=rig)
+    wait_for(lambda: bool(rig.calls))
+    run.pause()
+    assert run.status == "pausing"
+    run.resume()
+    assert run.result(timeout=30).status == "done"
+    assert set(rig.asked.values()) == {1}
+
+
+def test_pausing_and_resuming_at_any_moment_asks_everything_once(store):
+    rig = Rig(delay=0.002, slots=3)
+    run = start(grid(30), [CONTAINS], store=store, engine_for=rig)
+    for trial in range(15):
+        time.sleep(0.003 * (trial % 5))
+        run.pause()
+        time.sleep(0.002 * (trial % 3))
+        run.resume()
+    assert run.result(timeout=30).status == "done"
+    assert set(rig.asked.values()) == {1}
+
+
+def test_cancel_stops_requests_in_flight_within_a_second(store):
+    rig = Rig(lambda prompt, config: Reply("yes", delay=60 if "item 3" in prompt[-1].content else 0))
+    run = start(grid(6), store=store, engine_for=rig)
+    wait_for(lambda: [call.outcome for call in rig.calls].count("running") == 2)
+    begun = time.monotonic()
+    run.cancel()
+    wait_for(lambda: not run.running)
+    assert time.monotonic() - begun < 1.0
+    assert run.status == "cancelled"
+    assert [call.outcome for call in rig.calls].count("cancelled") == 2
+    done = run.progress().done
+    assert run.progress().pending == 12 - done > 0
+    assert run.progress().running == 0
+    with pytest.raises(Cancelled):
+        run.result()
+    healed = Rig()
+    again = run_to_end(store, grid(6), healed, scorers=())
+    assert again.run_id == run.run_id
+    assert len(healed.calls) == 12 - done
+
+
+def test_cancelling_at_any_moment_loses_nothing(store):
+    for trial in range(12):
+        rig = Rig(delay=0.003)
+        run = start(grid(20), [CONTAINS], store=store, engine_for=rig)
+        time.sleep(0.004 * trial)
+        run.cancel()
+        wait_for(lambda run=run: not run.running)
+        frame = run.cells()
+        assert set(frame["status"]) <= {"done", "pending"}
+        assert (frame["status"] == "done").sum() == run.progress().done
+    assert run_to_end(store, grid(20), Rig()).progress().done == 40
+
+
+def test_ctrl_c_in_result_cancels_the_run(store, monkeypatch):
+    run = start(grid(4), store=store, engine_for=Rig(delay=60))
+    monkeypatch.setattr(run, "_wait", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.result()
+    assert run.status == "cancelled"
+    assert not run.running
+
+
+def test_result_with_a_timeout_leaves_the_run_alone(store):
+    run = start(grid(4), store=store, engine_for=Rig(delay=0.2))
+    with pytest.raises(RunUnfinished, match="0 of 8"):
+        run.result(timeout=0.05)
+    assert run.running
+    run.result(timeout=30)
+
+
+def test_starting_a_grid_that_is_running_here_gives_the_same_run(store):
+    rig = Rig(delay=0.05)
+    run = start(grid(5), [CONTAINS], store=store, engine_for=rig)
+    second = start(grid(5), [CONTAINS], store=store, engine_for=rig)
+    assert second.run_id == run.run_id
+    with pytest.raises(RunBusy, match="other scorers"):
+        start(grid(5), [score.max_words(3)], store=store, engine_for=rig)
+    second.result(timeout=30)
+    assert set(rig.asked.values()) == {1}
+    assert rig.opened == ["m"]
+
+
+def test_a_run_opened_without_engines_can_only_be_read(store):
+    rig = Rig(["yes", RequestRefused("No.", fix="Ask again.", status=400), "yes", "yes"])
+    run = run_to_end(store, grid(2), rig)
+    opened = open_run(store, run.run_id)
+    assert len(opened.cells()) == 4
+    with pytest.raises(BadInput, match="only be read"):
+        opened.resume()
