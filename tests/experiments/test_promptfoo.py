@@ -322,6 +322,20 @@ def test_assertions_in_one_line(line: str, wanted: dict[str, Any]) -> None:
     assert assertion_in_line(line) == wanted
 
 
+def test_reasons_to_end_that_differ_are_scorers_of_their_own(tmp_path) -> None:
+    file = tmp_path / "reasons.yaml"
+    reasons = [("one", "stop"), ("two", "length"), ("three", "stop")]
+    tests = "".join(
+        f"  - {{vars: {{q: {q}}}, assert: [{{type: finish-reason, value: {reason}}}]}}\n" for q, reason in reasons
+    )
+    file.write_text(f"prompts: ['{{{{q}}}}']\nproviders: [smollm2-135m]\ntests:\n{tests}")
+    found = import_promptfoo(file, known_models=KNOWN)
+    by_reason = {spec["finish_reason"]: spec["when"] for spec in found.document["scorers"]}
+    assert set(by_reason) == {"stop", "length"}
+    used = [[reason for reason, when in by_reason.items() if when in row] for row in found.document["inputs"]]
+    assert used == [["stop"], ["length"], ["stop"]]
+
+
 def test_nunjucks() -> None:
     assert (
         translated("{{ a.length }} .length {% if a !== 'b===c' %}") == "{{ a | length }} .length {% if a != 'b===c' %}"

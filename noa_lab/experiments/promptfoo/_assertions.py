@@ -38,6 +38,8 @@ class Piece:
     @property
     def has_text(self) -> bool:
         """Whether its argument is a text, or several, that may differ from input to input."""
+        if self.kind == "finish_reason":
+            return False  # it takes no template, so that no field of the inputs can say it
         several = isinstance(self.argument, list) and all(isinstance(each, str) for each in self.argument)
         return isinstance(self.argument, str) or several
 
@@ -156,7 +158,7 @@ def _finish_reason(assertion: Assertion) -> Piece:
     reason = _text(assertion)
     if reason not in {"stop", "length"}:
         raise _Unfit('Answers here end by "stop", "stop_sequence" or "length".')
-    return Piece("finish_reason", True, {"reason": reason}) if reason == "" else Piece("finish_reason", reason)
+    return Piece("finish_reason", reason)
 
 
 def _rubric(default: float, sentence: str = "{}", note: str = "", **options: Any) -> Callable[[Assertion], Piece]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from noa_lab.errors import TemplateInvalid
@@ -33,12 +33,10 @@ class Scoring:
     Attributes:
         specs: Specifications of scorers, as comparison files have them.
         fields: For each input, further fields by name.
-        functions: Python functions by scorer name, with `when` and weight; only where the configuration is trusted.
     """
 
     specs: list[dict[str, Any]]
     fields: list[dict[str, Any]]
-    functions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def scoring_of(cases: Sequence[Case], pieces: Sequence[Sequence[Piece]], taken: set[str], notes: Notes) -> Scoring:
