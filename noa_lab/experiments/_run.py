@@ -169,6 +169,8 @@ class Run(RunRecord):
             "sampling": [config.model_dump(mode="json") for config in self.grid.sampling],
             "repeats": self.grid.repeats,
             "seed": self.grid.seed,
+            "exclude": self.grid.exclude.as_list(),
+            "executor": self.executor,
             "scorers": self.scorer_specs,
             "provenance": self.provenance,
             "cells": cell_records(self.grid, self.scorers, rows, alive=self.running),

@@ -254,6 +254,8 @@ class FakeRun:
             "sampling": [config.model_dump(mode="json") for config in self.grid.sampling],
             "repeats": self.grid.repeats,
             "seed": self.grid.seed,
+            "exclude": self.grid.exclude.as_list(),
+            "executor": "strict",
             "scorers": [scorer.spec() for scorer in self._scorers],
             "provenance": {},
         }
@@ -273,6 +275,7 @@ def _run(inputs: int = 24) -> FakeRun:
         sampling=[{"temperature": 0.5, "max_tokens": 9, "seed": 3}],
         repeats=2,
         seed=5,
+        exclude=[{"prompt": "plain", "input": ["i1", "i2"]}],
     )
     scorers = [
         score.contains("{{ expected }}"),
@@ -300,6 +303,13 @@ def test_the_snippet_is_the_same_grid_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked["grid"] == run.grid
     assert asked["scorers"] == run._scorers
     assert asked["name"] == "tone"
+    assert asked["executor"] == "strict"
+
+
+def test_a_function_is_a_place_to_be_filled_in_with_all_that_was_said_of_it() -> None:
+    run = _run()
+    run._scorers.append(score.function(len, name="letters", low=0, high=9, weight=2.0, when="text"))
+    assert "lab.score.function(..., name='letters', low=0, high=9, weight=2.0, when='text')" in facts_of(run).snippet
 
 
 def test_a_long_snippet_takes_the_inputs_from_the_store() -> None:

@@ -131,6 +131,11 @@ HOSTILE = {
     "a grid with a hostile template": {
         "run": lambda text: text.replace("Say yes to {{ q }}", "{{ ''.__class__.__mro__ }}{% include 'x' %}")
     },
+    "an unknown executor": {"run": in_run(executor="magic")},
+    "a scorer without a name": {"run": in_run(scorers=[{"contains": "x"}])},
+    "no engines": {"run": in_run(provenance={})},
+    "an engine that is a text": {"run": in_run(provenance={"engines": {"m": "x"}})},
+    "a plan that is none": {"run": in_run(provenance={"engines": {}, "plans": {"m": {"colour": 1}}})},
     "a run that is a list": {"run": lambda text: "[]"},
     "deep JSON": {"run": lambda text: "[" * 100_000},
 }

@@ -109,9 +109,10 @@ def _snippet(about: Mapping[str, Any], inputs: Sequence[Any]) -> str:
         f"    sampling={_listed('[', sampling, ']')},",
         f"    repeats={about['repeats']},",
         f"    seed={about['seed']},",
+        *([f"    exclude={about['exclude']!r},"] if about["exclude"] else []),
         ")",
         f"scorers = {_listed('[', scorers, ']', indent=0)}",
-        f"run = lab.compare(grid, scorers=scorers, name={about['name']!r}, fresh=True)",
+        f"run = lab.compare(grid, scorers=scorers, name={about['name']!r}, executor={about['executor']!r}, fresh=True)",
         "run.result()",
     ]
     return "\n".join(lines)
@@ -141,8 +142,8 @@ def _scorer(spec: Mapping[str, Any]) -> str:
     for key in _FUNCTIONS & set(options):
         place = str(options[key])
         negated = ", negate=True" if key == "not_function" else ""
-        ends = "".join(f", {end}={options[end]!r}" for end in ("low", "high") if end in options)
-        return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r}{ends})"
+        more = "".join(f", {name}={options[name]!r}" for name in ("low", "high", "weight", "when") if name in options)
+        return f"# {place!r}:\n    lab.score.function(...{negated}, name={options['name']!r}{more})"
     kind, positional, named = call_of_spec(options)
     if kind in COMBINED:
         first = [_listed("[", [_scorer(each) for each in positional[0]], "]", indent=4)]

@@ -22,6 +22,8 @@ import sqlalchemy as sa
 
 from noa_lab._version import __version__
 from noa_lab.errors import BadInput, NoaLabError
+from noa_lab.experiments.execution._plan import Plan
+from noa_lab.experiments.execution._wish import EXECUTORS
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._labels import add_tags, tags_of
 from noa_lab.experiments.store._schema import cells, runs
@@ -106,6 +108,7 @@ def import_run(store: Store, path: Path | str) -> str:
             manifest, run = _member(archive, "manifest.json"), _member(archive, "run.json")
             if manifest.get("format") != _FORMAT:
                 raise _refused(file, f"it has the format {manifest.get('format')!r}; this noa_lab reads {_FORMAT}")
+            _check_run(run)
             grid = Grid.from_dict(run["grid"])
             return _insert(store, file, run, grid, _rows(file, archive, grid, int(manifest["cells"])))
     except zipfile.BadZipFile as error:
@@ -133,6 +136,20 @@ def _check_sizes(file: Path, archive: zipfile.ZipFile) -> None:
     total = sum(member.file_size for member in archive.infolist())
     if total > _MOST_BYTES:
         raise _refused(file, f"it holds {total:,} bytes, more than {_MOST_BYTES:,}")
+
+
+def _check_run(run: Mapping[str, Any]) -> None:
+    """Make sure that what is said of the run has the form that opening, resuming and judging it rely on."""
+    if run["executor"] not in EXECUTORS:
+        raise ValueError(f"the executor is {run['executor']!r:.80}")
+    if not all(isinstance(spec, dict) and isinstance(spec.get("name"), str) for spec in run["scorers"]):
+        raise ValueError("a scorer has no name")
+    parts = [run["provenance"]["engines"], *(run["provenance"].get(name, {}) for name in ("executors", "plans"))]
+    for part in parts:
+        if not isinstance(part, dict) or not all(isinstance(each, dict) for each in part.values()):
+            raise TypeError("the provenance is damaged")
+    for plan in run["provenance"].get("plans", {}).values():
+        Plan.from_dict(plan)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
@@ -209,7 +226,7 @@ def _insert(store: Store, file: Path, run: Mapping[str, Any], grid: Grid, rows: 
                 scorers=[dict(spec) for spec in run["scorers"]],
                 provenance=provenance,
                 reuse=False,
-                executor=str(run["executor"])[:16],
+                executor=run["executor"],
                 note=f"{note}\nImported from {file.name}, where it was {run['run_id']}.".strip()[:100_000],
             )
         )
