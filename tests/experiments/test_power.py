@@ -36,6 +36,16 @@ def test_agrees_with_statsmodels(margin: float) -> None:
     assert plan.power_with(4) < 0.2
 
 
+def test_clusters_that_say_the_same_throughout_count_as_one_each() -> None:
+    plan = plan_inputs(0.3, deviation=0.5, cluster_size=10, alike=1.0)
+    exact = TTestPower().solve_power(effect_size=0.3 / 0.5, alpha=0.05, power=0.8)
+    assert plan.clusters == pytest.approx(exact, abs=1)
+    assert plan.inputs == 10 * plan.clusters
+    assert plan.power_with(plan.inputs) == pytest.approx(0.8, abs=0.01)
+    back = plan_inputs(inputs=plan.inputs, deviation=0.5, cluster_size=10, alike=1.0)
+    assert back.margin == pytest.approx(0.3, rel=0.01)
+
+
 def test_what_costs_inputs() -> None:
     plain = plan_inputs(0.1)
     assert plan_inputs(0.1, prompts=5).inputs > 1.2 * plain.inputs

@@ -81,15 +81,17 @@ class InputPlan:
         return self.inputs * self.prompts * self.repeats
 
     def _total(self, power: float) -> int:
-        found = needed(self.averaged_deviation, self.margin, confidence=self.single_confidence, power=power)
-        return math.ceil(max(found, MIN_UNITS * self.cluster_size))
+        # Counted in clusters: the allowance for Student's t is so many independent units.
+        deviation = self.averaged_deviation / math.sqrt(self.cluster_size)
+        found = needed(deviation, self.margin, confidence=self.single_confidence, power=power)
+        return math.ceil(max(found, MIN_UNITS) * self.cluster_size)
 
     def power_with(self, inputs: int) -> float:
         """Probability of seeing a true difference of `margin` with so many inputs (normal approximation)."""
         from scipy.special import ndtr, ndtri
 
         z = float(ndtri((1 + self.single_confidence) / 2))
-        usable = max(inputs - z * z / 2, 0.0)
+        usable = max(inputs - self.cluster_size * z * z / 2, 0.0)
         return float(ndtr(self.margin * math.sqrt(usable) / self.averaged_deviation - z))
 
     def table(self) -> pd.DataFrame:
@@ -221,7 +223,7 @@ def _smallest(plan: InputPlan, inputs: int) -> float:
     least = math.ceil(MIN_UNITS * plan.cluster_size)
     _check("inputs", inputs, least, 1_000_000_000)
     z, y = float(ndtri((1 + plan.single_confidence) / 2)), float(ndtri(plan.power))
-    return (z + y) * plan.averaged_deviation / math.sqrt(inputs - z * z / 2)
+    return (z + y) * plan.averaged_deviation / math.sqrt(inputs - plan.cluster_size * z * z / 2)
 
 
 def _check(name: str, value: float, low: float, high: float) -> None:
