@@ -145,6 +145,25 @@ def test_says_what_a_reader_needs() -> None:
         assert wanted in text, wanted
 
 
+def _latency_cells() -> pd.DataFrame:
+    cells = _cells()
+    slow = cells["prompt"].map({"plain": 1.0, "persona": 1.5})
+    return cells.assign(executor="latency", total_ms=slow * (100 + cells["input_id"].str[1:].astype(int)))
+
+
+def test_times_of_a_latency_pass_are_compared_and_others_are_called_shares(tmp_path: Path) -> None:
+    texts = [" ".join(Page(report_html(cells, _facts())).text) for cells in (_cells(), _latency_cells())]
+    assert ["ms (share)" in text for text in texts] == [True, False]
+    assert ["latency pass" in text for text in texts] == [False, True]
+    assert ["persona is slower than plain on total_ms" in text for text in texts] == [False, True]
+    run = _run()
+    run._cells = _latency_cells()
+    written = write_markdown(run, tmp_path / "times.md").read_text(encoding="utf-8")
+    assert "| time, ms |" in written
+    assert "share" not in written.replace("cached_share", "").replace("cached\\_share", "")
+    assert "slower" in written
+
+
 def test_hostile_texts_stay_texts() -> None:
     cells = _cells()
     for place in ("answer", "input.text", "error"):

@@ -79,7 +79,7 @@ def means_chart(scores: Sequence[ArmScore], identity: str) -> str:
 
 def difference_chart(verdict: Verdict, identity: str) -> str:
     """The difference of two prompts with its interval, 0, and the band within which they count as the same; empty without an interval."""
-    if math.isnan(verdict.interval[0]):
+    if not all(map(math.isfinite, verdict.interval)):
         return ""
     reach = max(abs(verdict.interval[0]), abs(verdict.interval[1]), 2 * verdict.margin)
     low, high = -reach, reach

@@ -21,6 +21,7 @@ from noa_lab.experiments.report._tables import arm_scores, markdown_table, summa
 from noa_lab.experiments.report._text import clean, esc, flat, number, plain, pre
 from noa_lab.experiments.score._specs import declared_range, score_facts
 from noa_lab.experiments.statistics._compare import verdicts
+from noa_lab.experiments.statistics._latency import is_latency_pass
 from noa_lab.experiments.statistics._margin import DEFAULT_MARGIN
 from noa_lab.experiments.statistics._scores import score_names
 from noa_lab.experiments.statistics._verdict import Verdicts
@@ -41,13 +42,23 @@ _BADGES = {
 }
 
 
+_SHARES = "Times are shares of a machine that several cells used at once; they are not comparable between prompts."
+_LATENCY = "Times are those of a latency pass: one request at a time, nothing reused, prompts in turn."
+_TIMES = ("ttft_ms", "total_ms")
+
+
 def all_verdicts(cells: pd.DataFrame, facts: RunFacts) -> Verdicts:
-    """The verdict on each prompt over the first one, for each scorer that has any score."""
+    """The verdict on each prompt over the first one, for each scorer that has any score; of a latency pass, on its times too."""
     present = set(cells["prompt"].astype(str))
     names = [name for name in facts.prompts if name in present]
     if len(names) < 2:
         return Verdicts([])
-    return verdicts(cells, over=names[0], arms=names[1:], margin=facts.margin, facts=score_facts(facts.scorers))
+    over, arms, known = names[0], names[1:], score_facts(facts.scorers)
+    found = list(verdicts(cells, over=over, arms=arms, margin=facts.margin, facts=known))
+    if is_latency_pass(cells):
+        times = [name for name in _TIMES if name in cells]
+        found += verdicts(cells, over=over, arms=arms, on=times, margin=facts.margin)
+    return Verdicts(found)
 
 
 def write_report(run: RunLike, path: str | os.PathLike[str], *, margin: float = DEFAULT_MARGIN) -> Path:
@@ -77,11 +88,10 @@ def write_markdown(run: RunLike, path: str | os.PathLike[str], *, margin: float 
     lines = [f"# {_one_line(facts.name or facts.run_id)}", ""]
     lines += [f"Run {_one_line(facts.run_id)}, {_one_line(facts.created)}.", ""]
     lines += [f"- **{each.outcome.capitalize()}.** {_one_line(each.sentence)}" for each in all_verdicts(cells, facts)]
-    lines += ["", markdown_table(summary_table(cells))]
-    lines += [
-        "Times are shares of a machine that several cells used at once; they are not comparable between prompts.",
-        "",
-    ]
+    table, times = summary_table(cells), _SHARES
+    if is_latency_pass(cells):
+        table, times = table.rename(columns={"share_ms": "time, ms"}), _LATENCY
+    lines += ["", markdown_table(table), times, ""]
     write_atomic(target, "\n".join(lines).encode("utf-8", "replace"))
     return target
 
@@ -227,7 +237,7 @@ def _summary(cells: pd.DataFrame, facts: RunFacts) -> str:
         "completion_tokens": "answer tokens",
         "cached_share": "from prompt cache",
         "cached": "from earlier run",
-        "share_ms": "ms (share)",
+        "share_ms": "ms" if is_latency_pass(cells) else "ms (share)",
     }
     heads = [names.get(str(column), str(column).removeprefix("score.")) for column in table.columns]
     rows = []
@@ -243,8 +253,7 @@ def _summary(cells: pd.DataFrame, facts: RunFacts) -> str:
     return (
         '<div class="scroll" role="region" aria-label="Summary table" tabindex="0"><table class="numbers stack" role="table">'
         f'<thead role="rowgroup"><tr role="row">{head}</tr></thead><tbody role="rowgroup">{"".join(rows)}</tbody></table></div>'
-        '<p class="quiet">Tokens are means per answer. <strong>ms (share)</strong> is the mean time per answer on a machine that several '
-        "cells used at once: a share of it, not a latency, and not comparable between prompts.</p>"
+        f'<p class="quiet">Tokens and ms are means per answer. {_LATENCY if is_latency_pass(cells) else _SHARES}</p>'
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-__all__ = ["LATENCY_EXECUTOR", "log_ratios", "ratio_interval", "require_latency_pass", "spread"]
+__all__ = ["LATENCY_EXECUTOR", "is_latency_pass", "log_ratios", "ratio_interval", "require_latency_pass", "spread"]
 
 LATENCY_EXECUTOR = "latency"
 """What `executor` says of cells that were timed alone: one request at a time, no reuse, arms in turn."""
@@ -34,16 +34,25 @@ _EFFICIENCY = 3 / math.pi
 """Of the signed-rank estimate relative to the mean, for normal noise."""
 
 
+def _executors(cells: pd.DataFrame) -> set[str]:
+    """How the answers were asked for."""
+    done = cells[cells["status"].astype(str) == "done"] if "status" in cells else cells
+    return set(done["executor"].astype(str)) if "executor" in done else set()
+
+
+def is_latency_pass(cells: pd.DataFrame) -> bool:
+    """Whether all times of these cells can be compared."""
+    return _executors(cells) == {LATENCY_EXECUTOR}
+
+
 def require_latency_pass(cells: pd.DataFrame, column: str) -> None:
     """Make sure that all times were taken in a latency pass.
 
     Raises:
         BadInput: When some cell shared the machine.
     """
-    done = cells[cells["status"].astype(str) == "done"] if "status" in cells else cells
-    found = sorted(set(done["executor"].astype(str))) if "executor" in done else []
-    if found != [LATENCY_EXECUTOR]:
-        mixed = LATENCY_EXECUTOR in found
+    if not is_latency_pass(cells):
+        mixed = LATENCY_EXECUTOR in _executors(cells)
         raise BadInput(
             f"A verdict on {column!r} is refused: the cells of this run shared the machine, so that their times are shares of it.",
             fix=f'Choose those of the latency pass: where={{"executor": "{LATENCY_EXECUTOR}"}}.'
