@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -121,3 +122,46 @@ def test_a_killed_process_takes_its_server_along_and_resume_does_the_rest(lab):
     after = {row["cell_id"]: row["finished"] for row in lab.store.cells(run.run_id)}
     assert len(after) == 80
     assert kept.items() <= after.items()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_ten_kills_on_the_real_server_lose_nothing(lab, tmp_path):
+    draw = random.Random(4)
+    inputs = "".join(f"  - {{n: {number}}}\n" for number in range(150))
+    prompts = "{a: 'Write a sentence about the number {{ n }}.', b: 'What is {{ n }} plus one?'}"
+    file = tmp_path / "numbers.yaml"
+    file.write_text(
+        f"name: numbers\nprompts: {prompts}\ninputs:\n{inputs}sampling: [{{temperature: 0, max_tokens: 24}}]\n"
+    )
+    command = [sys.executable, "-m", "noa_lab.cli", "compare", str(file)]
+    kept: dict[str, tuple] = {}
+
+    def answered() -> dict[str, tuple]:
+        rows = [row for summary in lab.runs() for row in lab.store.cells(summary.run_id)]
+        return {row["cell_id"]: (row["answer"], row["finished"]) for row in rows if row["status"] == "done"}
+
+    for number in range(10):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            before = len(kept)
+            wait_for(lambda before=before: len(answered()) >= before + 3, 240)
+            if number % 2:  # the process lives, and starts another server
+                servers = [status.pid for status in lab.servers() if status.pid]
+                for pid in servers:
+                    psutil.Process(pid).kill()
+                now = len(answered())
+                wait_for(lambda now=now: len(answered()) > now, 240)
+            time.sleep(draw.uniform(0, 0.3))
+        finally:
+            process.kill()
+            process.wait()
+        found = answered()
+        assert kept.items() <= found.items(), "a finished cell was lost, or asked again"
+        assert len(found) < 300, "there was nothing left to be killed"
+        kept = found
+    assert subprocess.run(command, capture_output=True, check=False, timeout=400).returncode == 0
+    (summary,) = lab.runs()
+    assert (summary.status, summary.done, summary.total) == ("done", 300, 300)
+    assert kept.items() <= answered().items()
+    wait_for(lambda: not lab.servers(), 10)

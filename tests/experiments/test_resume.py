@@ -140,25 +140,3 @@ def test_a_script_that_ends_without_waiting_pauses_its_run(tmp_path):
         before = run.progress().done
         assert run.result(timeout=30).status == "done"
         assert before > 0
-
-
-@pytest.mark.full
-def test_resuming_asks_its_first_question_within_a_second(tmp_path):
-    path, log = tmp_path / "runs.db", tmp_path / "log"
-    process = child(path, log, "--inputs", "400", "--delay", "0.002")
-    process.stdout.readline()
-    time.sleep(0.5)
-    process.kill()
-    process.communicate()
-    with Store(path) as store:
-        asked: list[float] = []
-        rig = Rig(lambda prompt, config: asked.append(time.monotonic()) or "yes", slots=4)
-        begun = time.monotonic()
-        run = start(
-            grid(400, sampling=[GREEDY, WARM], repeats=2),
-            [score.contains("{{ expected }}")],
-            store=store,
-            engine_for=rig,
-        )
-        run.result(timeout=60)
-        assert asked[0] - begun < 1.0
