@@ -1,8 +1,8 @@
 """JSON over HTTP/1.1 to one llama-server, with as little work a request as there can be.
 
-A comparison makes thousands of small requests beside the inference, on the same cores. Of the time that httpx takes for one this takes
-about a thirtieth (`benchmarks/http_clients.py`), because it does nothing but what llama-server needs: whole bodies both ways, kept
-connections, one key. What answers are worth is decided by the same rules as elsewhere (`refusal`).
+A comparison makes thousands of small requests beside the inference, on the same cores. One takes a small part of what it takes with httpx
+(`benchmarks/overhead.py` compares them), because this does nothing but what llama-server needs: whole bodies both ways, kept connections,
+one key, one watch over all that is waited for. What answers are worth is decided by the same rules as elsewhere (`refusal`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class _Stale(Exception):
     """A kept connection that the server had closed meanwhile."""
 
 
+class _Silent(Exception):
+    """Nothing came for as long as patience lasts, and nothing else shows that the server lives."""
+
+
 class Wire:
     """A pool of connections to one server, used on one event loop.
 
@@ -49,6 +53,9 @@ class Wire:
         key = connection.authorization
         self._head = f"Host: {parts.netloc}\r\n" + (f"Authorization: {key}\r\n" if key else "")
         self._idle: list[tuple[float, _Pair]] = []
+        self._waiting: dict[_Pair, float] = {}
+        """Connections on which an answer is waited for, and since when, or since when the server was last known to live."""
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def url(self) -> str:
@@ -70,15 +77,12 @@ class Wire:
             RequestRefused: When the server answers with an error.
             ContextOverflow: When it says that the prompt does not fit.
         """
-        asking = asyncio.ensure_future(self._answer(path, body))
-        patience = self._connection.patience
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watching())
         try:
-            while not (await asyncio.wait({asking}, timeout=patience))[0]:
-                if not await self._lives(within=patience / 4):
-                    raise self._connection.unreachable(f"it was silent for {patience:g} s")
-            status, raw = asking.result()
-        finally:
-            asking.cancel()
+            status, raw = await self._answer(path, body)
+        except _Silent:
+            raise self._connection.unreachable(f"it was silent for {self._connection.patience:g} s") from None
         if status >= 400:
             raise refusal(status, raw, self.url + path)
         try:
@@ -86,15 +90,33 @@ class Wire:
         except ValueError:
             raise self._connection.nonsense(path, raw) from None
 
+    async def _watching(self) -> None:
+        """Give up what is waited for in vain: one watch for all requests, as most of them are over in no time."""
+        patience = self._connection.patience
+        while True:
+            await asyncio.sleep(patience / 4)
+            now = time.monotonic()
+            overdue = [pair for pair, since in self._waiting.items() if now - since >= patience]
+            lives = bool(overdue) and await self._lives(within=patience / 4)
+            for pair in overdue:
+                if pair in self._waiting and lives:
+                    self._waiting[pair] = now
+                elif pair in self._waiting:
+                    pair[0].set_exception(_Silent())
+                    pair[1].transport.abort()  # also where it is the request that is not taken
+
     async def _lives(self, within: float) -> bool:
         try:
             async with asyncio.timeout(within):
                 return (await self._answer("/health", None))[0] == 200
-        except (TimeoutError, Unreachable):
+        except (TimeoutError, Unreachable, _Silent):
             return False
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         for _, (_, writer) in self._idle:
             writer.close()
         self._idle.clear()
@@ -129,6 +151,7 @@ class Wire:
     async def _exchange(self, pair: _Pair, request: bytes, *, kept: bool) -> tuple[int, bytes]:
         reader, writer = pair
         begun = False
+        self._waiting[pair] = time.monotonic()
         try:
             writer.write(request)
             await writer.drain()
@@ -144,6 +167,8 @@ class Wire:
         except BaseException:
             writer.close()  # the server stops working for a connection that is gone
             raise
+        finally:
+            del self._waiting[pair]
         if headers.get(b"connection", b"").lower() == b"close":
             writer.close()
         else:
