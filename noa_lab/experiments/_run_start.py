@@ -137,17 +137,22 @@ def start(
         grid=grid,
         conversations=conversations,
     )
-    if not is_new and store.run(run_id)["scorers"] != specs:
-        if live_runner(store, run_id) is not None:
-            raise RunBusy(
-                f"The run {run_id} is under way with other scorers.",
-                fix="Wait for it or cancel it; its answers are then scored anew.",
-                run_id=run_id,
-                pid=None,
-            )
-        run.rescore(chosen)
+    if not is_new and run.scorer_specs != specs:
+        _rescore(run, store, chosen)
     run.resume()
     return run
+
+
+def _rescore(run: Run, store: Store, scorers: Sequence[Scorer]) -> None:
+    """Score a run anew that is there already."""
+    if live_runner(store, run.run_id) is not None:
+        raise RunBusy(
+            f"The run {run.run_id} is under way with other scorers.",
+            fix="Wait for it or cancel it; its answers are then scored anew.",
+            run_id=run.run_id,
+            pid=None,
+        )
+    run.rescore(scorers)
 
 
 def open_run(
