@@ -50,6 +50,7 @@ def test_the_seed_key_follows_the_content_unless_an_id_is_given():
         ([{"": 2}], ["named ''"]),
         ([{"__budget__": 2}], ["__budget__"]),
         ([{"finish_reason": 2}], ["finish_reason"]),
+        ([{"completion_tokens": 2}], ["completion_tokens"]),
         ([{"t": object()}], ["t = <object", "JSON"]),
         ([{"t": float("inf")}], ["t = inf"]),
         ([{"t": {"a": {1, 2}}}], ["t.a"]),

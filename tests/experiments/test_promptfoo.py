@@ -376,6 +376,15 @@ def test_a_configuration_in_code_is_refused(tmp_path) -> None:
         import_promptfoo(file, trust=True)
 
 
+@pytest.mark.parametrize("part", ["tests", "providers"])
+def test_a_file_that_names_itself_is_refused(tmp_path, part) -> None:
+    (tmp_path / "round.yaml").write_text("- file://round.yaml\n")
+    file = tmp_path / "round.config.yaml"
+    file.write_text(f"prompts: [hello]\n{part}: file://round.yaml\n")
+    with pytest.raises(BadInput, match="names itself|nested"):
+        import_promptfoo(file, trust=True)
+
+
 def test_a_product_that_explodes_is_refused(tmp_path) -> None:
     file = tmp_path / "promptfooconfig.yaml"
     lists = ", ".join(f"v{number}: [{', '.join(map(str, range(10)))}]" for number in range(9))

@@ -131,6 +131,13 @@ HOSTILE = {
     "a grid with a hostile template": {
         "run": lambda text: text.replace("Say yes to {{ q }}", "{{ ''.__class__.__mro__ }}{% include 'x' %}")
     },
+    "a time that no calendar has": {"run": in_run(created=1e300)},
+    "a label of two lines": {"run": in_run(tags=["fine", "two\nlines"])},
+    "a label that is a number": {"run": in_run(tags=[1])},
+    "an error without words": {"cells": in_cell(status="failed", error={"kind": "X"})},
+    "a score that is a number": {"cells": in_cell(scores={"contains": 1.0})},
+    "a score that is a text": {"cells": in_cell(scores={"contains": {"value": "1"}})},
+    "a reason that is a list": {"cells": in_cell(scores={"contains": {"value": 1.0, "reason": []}})},
     "an unknown executor": {"run": in_run(executor="magic")},
     "a scorer without a name": {"run": in_run(scorers=[{"contains": "x"}])},
     "no engines": {"run": in_run(provenance={})},

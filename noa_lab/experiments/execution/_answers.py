@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._cells import Cell
 from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.grid._inputs import ANSWER_FACTS
 from noa_lab.experiments.score._model import needs_model
 from noa_lab.inference import Completion, InferenceConfig, Timings
 
@@ -21,9 +22,6 @@ __all__ = ["check_scorers", "config_of", "finished_values", "score"]
 
 
 _TIMES = tuple(field.name for field in fields(Timings))
-
-ANSWER_FACTS = ("finish_reason", "completion_tokens")
-"""What scorers see of an answer beside its text."""
 
 
 def config_of(grid: Grid, cell: Cell) -> InferenceConfig:

@@ -14,9 +14,11 @@ from typing import Any
 from noa_lab.errors import BadInput
 from noa_lab.experiments.grid._prompts import content_hash
 
-__all__ = ["Input", "load_inputs"]
+__all__ = ["ANSWER_FACTS", "Input", "load_inputs"]
 
 _RESERVED = ("id", "cluster", "tags")
+ANSWER_FACTS = ("finish_reason", "completion_tokens")
+"""What scorers see of an answer beside its text, under these names."""
 _SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 _CSV_FIELD_LIMIT = 16 * 2**20
 
@@ -128,10 +130,10 @@ def _input(number: int, where: str, row: object) -> tuple[str, Input]:
         )
     fields: dict[str, Any] = {}
     for key, value in row.items():
-        if not isinstance(key, str) or not key.strip() or key.startswith("__") or key == "finish_reason":
+        if not isinstance(key, str) or not key.strip() or key.startswith("__") or key in ANSWER_FACTS:
             raise BadInput(
                 f"{where} has a field named {key!r}.",
-                fix="Rename it: a name is a text, does not begin with two underscores and is not 'finish_reason'.",
+                fix=f"Rename it: a name is a text, does not begin with two underscores and is none of {', '.join(ANSWER_FACTS)}.",
                 field=str(key),
                 value=value,
             )

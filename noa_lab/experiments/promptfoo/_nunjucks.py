@@ -16,6 +16,7 @@ RESERVED = {
     "cluster": "promptfoo_cluster",
     "tags": "promptfoo_tags",
     "finish_reason": "promptfoo_reason",
+    "completion_tokens": "promptfoo_tokens",
 }
 """Variables whose names mean something else in our inputs, and what they are called instead."""
 

@@ -83,8 +83,9 @@ def _parts(name: str) -> list[str]:
     return [*(":".join(pieces[start:]) for start in range(len(pieces))), *pieces, name.lower().rsplit("/", 1)[-1]]
 
 
-def _listed(given: Any, source: Source) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+def _listed(given: Any, source: Source, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any], str]]:
     """Name, settings and place of each provider."""
+    source.check_depth(depth, "providers")
     for number, each in enumerate(given if isinstance(given, list) else [given]):
         where = f"providers[{number}]"
         if is_file_reference(each):
@@ -92,7 +93,7 @@ def _listed(given: Any, source: Source) -> Iterator[tuple[str, Mapping[str, Any]
                 if path.suffix.lower() in {".py", ".js", ".ts", ".mjs", ".cjs"}:
                     source.notes.take("left out", where, each, "Providers that are programs are not run.")
                 else:
-                    yield from _listed(source.loaded(path, where) or [], source)
+                    yield from _listed(source.loaded(path, where) or [], source, depth + 1)
         elif isinstance(each, str):
             yield each, {}, where
         elif isinstance(each, Mapping) and "id" in each:

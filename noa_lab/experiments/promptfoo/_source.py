@@ -76,6 +76,20 @@ class Source:
             return self._resolved(found, root, depth + 1)
         return {str(key): self._resolved(each, root, depth) for key, each in value.items()}
 
+    def check_depth(self, depth: int, where: str) -> None:
+        """Make sure that files which name files come to an end.
+
+        Raises:
+            BadInput: When they are nested too deeply.
+        """
+        if depth > _MOST_DEPTH:
+            raise BadInput(
+                f"{where[:80]}: files that name files are nested more than {_MOST_DEPTH} deep.",
+                fix="Look for one that names itself.",
+                field="file",
+                value=where[:80],
+            )
+
     def paths(self, reference: str, where: str) -> list[Path]:
         """The files that `file://...` means; none, with a note, where they may not be read."""
         name = reference.strip().removeprefix("file://")

@@ -78,10 +78,11 @@ def _default(source: Source) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {}
 
 
-def _tests(given: Any, where: str, source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _tests(given: Any, where: str, source: Source, depth: int = 0) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Each test as it is written, and its place."""
     if given is None:
         return
+    source.check_depth(depth, where)
     listed = given if isinstance(given, list) else [given]
     for number, each in enumerate(listed):
         place = f"{where}[{number}]" if isinstance(given, list) else where
@@ -89,10 +90,10 @@ def _tests(given: Any, where: str, source: Source) -> Iterator[tuple[Mapping[str
         if isinstance(test, Mapping):
             yield test, place
         elif isinstance(test, str):
-            yield from _from_files(test, place, source)
+            yield from _from_files(test, place, source, depth)
 
 
-def _from_files(reference: str, where: str, source: Source) -> Iterator[tuple[Mapping[str, Any], str]]:
+def _from_files(reference: str, where: str, source: Source, depth: int) -> Iterator[tuple[Mapping[str, Any], str]]:
     if "://" in reference and not is_file_reference(reference):
         source.notes.take(
             "left out", where, reference, "Tests are not fetched: save them as CSV or YAML beside the configuration."
@@ -113,7 +114,7 @@ def _from_files(reference: str, where: str, source: Source) -> Iterator[tuple[Ma
         elif ending in _DATA:
             loaded = source.loaded(path, where)
             if loaded is not None:
-                yield from _tests(loaded, f"{where} ({path.name})", source)
+                yield from _tests(loaded, f"{where} ({path.name})", source, depth + 1)
         else:
             source.notes.take("left out", where, path.name, "Tests are read from YAML, JSON, JSONL and CSV.")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noa_lab.errors import BadInput
-from noa_lab.experiments.execution._answers import ANSWER_FACTS
 from noa_lab.experiments.grid._grid import Grid
+from noa_lab.experiments.grid._inputs import ANSWER_FACTS
 from noa_lab.experiments.promptfoo._notes import Notes
 from noa_lab.experiments.score._specs import scorer_from_spec
 from noa_lab.experiments.score._texts import TextBased

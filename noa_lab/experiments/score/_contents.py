@@ -13,7 +13,7 @@ from noa_lab.experiments.score._texts import TextBased
 
 __all__ = ["choice", "number", "refusal"]
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(r"(?:(?<![\w.)])[-+])?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _APOSTROPHE = "['\u2019]"
 _REFUSALS = re.compile(
     r"\b(?:"

@@ -15,6 +15,7 @@ import math
 import secrets
 import zipfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from noa_lab.errors import BadInput, NoaLabError
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._wish import EXECUTORS
 from noa_lab.experiments.grid._grid import Grid
-from noa_lab.experiments.store._labels import add_tags, tags_of
-from noa_lab.experiments.store._schema import cells, runs
+from noa_lab.experiments.store._labels import checked_tag, tags_of
+from noa_lab.experiments.store._schema import cells, runs, tags
 from noa_lab.experiments.store._store import Store
 
 __all__ = ["export_run", "import_run"]
@@ -38,6 +39,7 @@ _RUN = ("name", "created", "scorers", "provenance", "executor", "note")
 _TEXTS = ("answer", "finish_reason", "executor", "key")
 _NUMBERS = ("queue_ms", "ttft_ms", "prefill_ms", "decode_ms", "total_ms", "finished")
 _COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_ERROR = ("kind", "message", "fix")
 _JSON = ("error", "request", "response", "scores")
 _CELL = ("prompt", "input_id", "model", "sampling", "repeat", "seed", "status", *_TEXTS, *_COUNTS, *_NUMBERS, *_JSON)
 
@@ -66,7 +68,7 @@ def export_run(store: Store, run_id: str, path: Path | str) -> Path:
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             count = 0
             with archive.open("cells.jsonl", "w", force_zip64=True) as lines:
-                for cell in store.cells(run_id, raw=True):
+                for cell in store.each_cell(run_id):
                     kept = {name: cell[name] for name in _CELL}
                     kept["status"] = kept["status"] if kept["status"] in {"done", "failed"} else "pending"
                     lines.write(_line(kept))
@@ -119,7 +121,7 @@ def import_run(store: Store, path: Path | str) -> str:
         if error.fields.get("field") == "archive":
             raise
         raise _refused(file, error.message) from None
-    except (KeyError, TypeError, ValueError, RecursionError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError, AttributeError) as error:
         raise _refused(file, f"{type(error).__name__}: {error}") from None
 
 
@@ -140,8 +142,11 @@ def _check_sizes(file: Path, archive: zipfile.ZipFile) -> None:
 
 def _check_run(run: Mapping[str, Any]) -> None:
     """Make sure that what is said of the run has the form that opening, resuming and judging it rely on."""
+    datetime.fromtimestamp(run["created"], UTC)
     if run["executor"] not in EXECUTORS:
         raise ValueError(f"the executor is {run['executor']!r:.80}")
+    for tag in run["tags"]:
+        checked_tag(tag)
     if not all(isinstance(spec, dict) and isinstance(spec.get("name"), str) for spec in run["scorers"]):
         raise ValueError("a scorer has no name")
     parts = [run["provenance"]["engines"], *(run["provenance"].get(name, {}) for name in ("executors", "plans"))]
@@ -202,6 +207,14 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"status is {row.get('status')!r:.80}")
     if row["status"] == "done" and found["answer"] is None:
         raise ValueError("a finished cell has no answer")
+    if found["error"] is not None and not all(isinstance(found["error"].get(name), str) for name in _ERROR):
+        raise TypeError(f"error is {found['error']!r:.80}")
+    for score in (found["scores"] or {}).values():
+        value = score["value"]
+        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+            raise ValueError(f"a score is {value!r:.80}")
+        if not all(isinstance(score.get(name, ""), str | None) for name in ("error", "reason", "orders")):
+            raise TypeError(f"a score is {score!r:.80}")
     # Without its key an answer is not taken over by other runs.
     return found | {"status": row["status"], "key": None}
 
@@ -242,5 +255,7 @@ def _insert(store: Store, file: Path, run: Mapping[str, Any], grid: Grid, rows: 
             connection.execute(cells.insert(), batch)
         state = "paused" if "pending" in statuses else "failed" if "failed" in statuses else "done"
         connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(state=state))
-    add_tags(store, run_id, [str(tag) for tag in run.get("tags", ())])
+        labels = dict.fromkeys(map(checked_tag, run["tags"]))
+        if labels:
+            connection.execute(tags.insert(), [{"run_id": run_id, "tag": label} for label in labels])
     return run_id

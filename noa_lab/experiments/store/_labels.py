@@ -12,7 +12,19 @@ from noa_lab.errors import BadInput, RunBusy
 from noa_lab.experiments.store._schema import cells, runs, tags
 from noa_lab.experiments.store._store import Store
 
-__all__ = ["Wish", "add_tags", "ask", "delete", "purge", "remove_tags", "restore", "set_note", "tags_of", "wish_of"]
+__all__ = [
+    "Wish",
+    "add_tags",
+    "ask",
+    "checked_tag",
+    "delete",
+    "purge",
+    "remove_tags",
+    "restore",
+    "set_note",
+    "tags_of",
+    "wish_of",
+]
 
 Wish = Literal["pause", "cancel"]
 
@@ -27,7 +39,7 @@ def add_tags(store: Store, run_id: str, names: Iterable[str]) -> None:
         UnknownName: When there is no such run.
         BadInput: When a label is empty or too long.
     """
-    found = [_tag(name) for name in names]
+    found = [checked_tag(name) for name in names]
     store.run(run_id)
     with store.write() as connection:
         known = set(connection.execute(sa.select(tags.c.tag).where(tags.c.run_id == run_id)).scalars())
@@ -55,7 +67,12 @@ def tags_of(store: Store, run_id: str) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
-def _tag(name: str) -> str:
+def checked_tag(name: str) -> str:
+    """The label without white space at its ends.
+
+    Raises:
+        BadInput: When it is empty, too long or no single line.
+    """
     text = name.strip()
     if not text or len(text) > _LONGEST_TAG or any(ord(character) < 32 for character in text):
         raise BadInput(

@@ -33,7 +33,7 @@ _ANSWER = (
 Row = Mapping[str, Any]
 
 _ROWS = 2_000
-"""Cells that are inserted at a time: as rows they take many times the memory of cells."""
+"""Cells that are inserted or exported at a time: as rows they take many times the memory of cells."""
 
 
 class Store:
@@ -251,6 +251,13 @@ class Store:
                 rows = connection.execute(query.where(cells.c.cell_id.in_(some))).mappings()
                 found += [dict(row) for row in rows]
         return sorted(found, key=lambda row: int(row["position"]))
+
+    def each_cell(self, run_id: str) -> Iterator[dict[str, Any]]:
+        """All columns of all cells of a run, in the order of execution; they are not read all at once."""
+        query = sa.select(cells).where(cells.c.run_id == run_id).order_by(cells.c.position)
+        with self.read() as connection:
+            for row in connection.execute(query.execution_options(yield_per=_ROWS)).mappings():
+                yield dict(row)
 
     def waiting(self, run_id: str) -> list[Cell]:
         """The pending cells of a run, in the order of execution."""
