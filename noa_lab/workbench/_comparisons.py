@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ class Comparisons(abc.ABC):
 
     def __init__(self) -> None:
         self._store: Store | None = None
+        self._store_lock = threading.Lock()  # protects the one above: panels ask for it from threads of their own
         self.on_run: Callable[[Run], object] | None = None
         """Called with each run that `compare` starts; in a notebook it shows the live view."""
 
@@ -69,9 +71,12 @@ class Comparisons(abc.ABC):
         from noa_lab.experiments import Store
 
         path = self.home.runs_db
-        if self._store is None or self._store.path != path:
-            self._store = Store(path)
-        return self._store
+        with self._store_lock:
+            if self._store is None or self._store.path != path:
+                if self._store is not None:
+                    self._store.close()  # a run that goes on there opens it again
+                self._store = Store(path)
+            return self._store
 
     def compare(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 
 import pytest
 import sqlalchemy as sa
-from comparison_rig import Rig, child, grid, read_log, wait_for
+from comparison_rig import Rig, grid, wait_for
 
 from noa_lab.errors import BadInput, DiskFull, ExperimentError, RunBusy, UnknownName
 from noa_lab.experiments import Store, list_runs, open_run, start
@@ -374,59 +373,6 @@ def test_a_network_file_system_is_only_warned_about(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "network_filesystem", lambda path: "nfs4")
     with pytest.warns(RuntimeWarning, match="network file system"):
         Store(tmp_path / "runs.db").close()
-
-
-def test_two_processes_write_one_store_at_the_same_time(tmp_path):
-    path = tmp_path / "runs.db"
-    children = [
-        child(path, tmp_path / f"{tag}.log", "--tag", tag, "--inputs", "60", "--delay", "0") for tag in ("a", "b", "c")
-    ]
-    with Store(path) as store:
-        while any(each.poll() is None for each in children):
-            for summary in list_runs(store):
-                store.cells(summary.run_id)
-        for each in children:
-            output, errors = each.communicate()
-            assert output.splitlines()[-1] == "done", errors
-            assert not errors
-        runs = list_runs(store)
-        assert [(run.done, run.total) for run in runs] == [(360, 360)] * 3
-        answers = [row["answer"] for run in runs for row in store.cells(run.run_id)]
-        assert all(answer.startswith("yes ") for answer in answers)
-
-
-def test_two_processes_never_execute_one_run(tmp_path):
-    path = tmp_path / "runs.db"
-    first = child(path, tmp_path / "1.log", "--inputs", "60", "--delay", "0.02")
-    assert first.stdout.readline().startswith("started")
-    first.send_signal(signal.SIGSTOP)  # it lives, and will not be done before the other has come
-    second = child(path, tmp_path / "2.log", "--inputs", "60", "--delay", "0.02")
-    output, errors = second.communicate(timeout=30)
-    assert output == f"busy {first.pid}\n", errors
-    with Store(path) as store:
-        run = open_run(store, list_runs(store)[0].run_id, engine_for=Rig())
-        assert run.running
-        assert run.status == "running"
-        with pytest.raises(RunBusy):
-            run.resume()
-        first.send_signal(signal.SIGCONT)
-        assert run.result(timeout=30).status == "done"
-    assert first.communicate(timeout=30)[0] == "done\n"
-    assert not (tmp_path / "2.log").read_text()
-
-
-def test_of_processes_that_begin_together_one_asks(tmp_path):
-    path = tmp_path / "runs.db"
-    logs = [tmp_path / f"{number}.log" for number in range(3)]
-    children = [child(path, log, "--inputs", "30", "--delay", "0.02") for log in logs]
-    outputs = [each.communicate(timeout=60) for each in children]
-    lasts = {output.splitlines()[-1].split()[0] for output, _ in outputs}
-    assert "done" in lasts, outputs
-    assert lasts <= {"busy", "done"}, outputs
-    asked = [detail for log in logs for event, detail in read_log(log) if event == "asked"]
-    assert len(asked) == len(set(asked)) == 180
-    with Store(path) as store:
-        assert [(run.done, run.total) for run in list_runs(store)] == [(180, 180)]
 
 
 def test_a_store_is_a_plain_sqlite_file(store):
