@@ -126,8 +126,8 @@ def test_a_script_that_ends_without_waiting_pauses_its_run(tmp_path):
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from comparison_rig import *\n"
-        f"start(grid(50), store=Store({str(path)!r}), engine_for=Rig(delay=0.05))\n"
-        "time.sleep(0.3)\n"
+        f"run = start(grid(50), store=Store({str(path)!r}), engine_for=Rig(delay=0.05))\n"
+        "wait_for(lambda: run.progress().done > 0)\n"
     )
     begun = time.monotonic()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)

@@ -151,9 +151,11 @@ def test_await_works_in_a_running_loop_and_gives_the_run(store):
 
 def test_a_cancelled_await_cancels_the_run(store):
     async def main():
-        run = start(grid(4), store=store, engine_for=Rig(delay=30))
+        rig = Rig(delay=30)
+        run = start(grid(4), store=store, engine_for=rig)
         task = asyncio.ensure_future(_await(run))
-        await asyncio.sleep(0.1)
+        while not rig.calls:
+            await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
