@@ -4,7 +4,8 @@
 
 1. Milliseconds a cell and cells a second, every answer committed durably: our executors, and beside them promptfoo and Inspect with
    their defaults, on the same fake server in a process of its own. A bare loop of httpx, and one of our own connections, that only ask and
-   throw the answers away, say what server and machine can do at most. In turn, so that a noisy machine is noisy for all.
+   throw the answers away, say what server and machine can do at most. In turn, so that a noisy machine is noisy for all. Beside it the
+   processor's time that our own process took for it, which other programs disturb less.
 2. Memory that many cells add to the process, at its highest, over a run of a few (for promptfoo and Inspect: over one of a tenth).
 
 Writes overhead.md. Without --peers the other two are left out.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import multiprocessing
 import statistics
 import subprocess
@@ -24,6 +26,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -71,7 +75,7 @@ def some_grid(cells: int) -> BenchGrid:
     return BenchGrid("overhead", "", prompts, inputs, 8)
 
 
-def by_executor(executor: str, grid: BenchGrid, url: str, folder: Path) -> float:
+def by_executor(executor: str, grid: BenchGrid, folder: Path, url: str) -> float:
     """Seconds of a whole run in a new store: from `start` to its last commit."""
 
     @contextmanager
@@ -127,25 +131,35 @@ async def _by_wire(grid: BenchGrid, url: str) -> float:
         await wire.aclose()
 
 
-def measure_speed(options: argparse.Namespace, peers: Peers | None, folder: Path) -> dict[str, list[float]]:
-    """Milliseconds a cell, by arm, run by run."""
-    grid, small = some_grid(options.cells), some_grid(options.cells // _SHARE_OF_PEERS)
-    found: dict[str, list[float]] = {}
+@dataclass
+class Times:
+    """Of one arm, run by run: milliseconds a cell, and of the processor's time in this process."""
 
-    def note(arm: str, cells: int, seconds: float) -> None:
-        found.setdefault(arm, []).append(1000 * seconds / cells)
-        print(f"{arm}: {found[arm][-1]:.3f} ms a cell", flush=True)
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def measure_speed(options: argparse.Namespace, peers: Peers | None, folder: Path) -> dict[str, Times]:
+    """The times of each arm."""
+    grid, small = some_grid(options.cells), some_grid(options.cells // _SHARE_OF_PEERS)
+    found: dict[str, Times] = {}
+
+    def note(arm: str, cells: int, work: Callable[[str], float], *, ours: bool = True) -> None:
+        times = found.setdefault(arm, Times())
+        with FakeProcess() as fake:
+            before = time.process_time()
+            times.wall.append(1000 * work(fake.url) / cells)
+            times.cpu.append(1000 * (time.process_time() - before) / cells if ours else math.nan)
+        print(f"{arm}: {times.wall[-1]:.3f} ms a cell, {times.cpu[-1]:.3f} of the processor's", flush=True)
 
     for _ in range(options.runs):
         for executor in _EXECUTORS:
-            with FakeProcess() as fake:
-                note(executor, grid.size, by_executor(executor, grid, fake.url, folder))
+            note(executor, grid.size, partial(by_executor, executor, grid, folder))
         for name, bare in zip(_BARE, (_by_httpx, _by_wire), strict=True):
-            with FakeProcess() as fake:
-                note(name, grid.size, asyncio.run(bare(grid, fake.url)))
+            note(name, grid.size, lambda url, bare=bare: asyncio.run(bare(grid, url)))
         for name in ("promptfoo", "inspect") if peers is not None else ():
-            with FakeProcess() as fake:
-                note(name, small.size, getattr(peers, name)(small, fake.url, "none").seconds)
+            ask = getattr(peers, name)
+            note(name, small.size, lambda url, ask=ask: ask(small, url, "none").seconds, ours=False)
     return found
 
 
@@ -165,12 +179,12 @@ def _run_and_watch(cells: int) -> float:
             most = max(most, process.memory_info().rss)
 
     with FakeProcess() as fake, tempfile.TemporaryDirectory(prefix="noa-lab-overhead-") as place:
-        by_executor("lanes", some_grid(500), fake.url, Path(place))
+        by_executor("lanes", some_grid(500), Path(place), fake.url)
         before = process.memory_info().rss
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            by_executor("lanes", some_grid(cells), fake.url, Path(place))
+            by_executor("lanes", some_grid(cells), Path(place), fake.url)
         finally:
             over.set()
             watcher.join()
@@ -189,7 +203,7 @@ def peers_memory(peers: Peers, cells: int) -> dict[str, float]:
     return found
 
 
-def table(speed: dict[str, list[float]], memory: dict[str, tuple[int, float]], options: argparse.Namespace) -> str:
+def table(speed: dict[str, Times], memory: dict[str, tuple[int, float]], options: argparse.Namespace) -> str:
     about = machine()
     small = options.cells // _SHARE_OF_PEERS
     about_it = (
@@ -199,12 +213,17 @@ def table(speed: dict[str, list[float]], memory: dict[str, tuple[int, float]], o
         f"(the peers: of {small:,}).\n"
     )
     lines = ["# What a cell costs beside the model\n", about_it]
-    lines += ["| | ms a cell, median | least to most | cells/s |", "| --- | --- | --- | --- |"]
-    for arm, values in speed.items():
-        middle = statistics.median(values)
-        lines.append(f"| {arm} | {middle:.2f} | {min(values):.2f} to {max(values):.2f} | {1000 / middle:,.0f} |")
-    best = min(_EXECUTORS, key=lambda name: statistics.median(speed[name]))
-    middle = statistics.median(speed[best])
+    lines += [
+        "| | ms a cell, median | least to most | cells/s | processor, ms a cell |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for arm, times in speed.items():
+        middle, cpu = statistics.median(times.wall), statistics.median(times.cpu)
+        span = f"{min(times.wall):.2f} to {max(times.wall):.2f}"
+        taken = "" if math.isnan(cpu) else f"{cpu:.2f}"
+        lines.append(f"| {arm} | {middle:.2f} | {span} | {1000 / middle:,.0f} | {taken} |")
+    best = min(_EXECUTORS, key=lambda name: statistics.median(speed[name].wall))
+    middle = statistics.median(speed[best].wall)
     met = middle <= 1.0
     lines.append(
         f"\nAim: at most 1 ms a cell and at least 1,000 cells/s, committed: {_word(met)} ({best}: {middle:.2f} ms).\n"
@@ -240,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if peers is not None:
             small = options.memory // _SHARE_OF_PEERS
             memory |= {name: (small, added) for name, added in peers_memory(peers, small).items()}
-    print(json.dumps({"speed": speed, "memory": memory}))
+    print(json.dumps({"speed": {arm: asdict(times) for arm, times in speed.items()}, "memory": memory}))
     written = table(speed, memory, options)
     options.table.write_text(written)
     print(written)
