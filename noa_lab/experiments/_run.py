@@ -186,7 +186,7 @@ class Run(RunRecord):
         self._ask("pause")
 
     def cancel(self) -> None:
-        """Cancel the requests in flight and stop; what is finished is kept, and `resume` goes on.
+        """Cancel the requests in flight, or the download or start of a model, and stop; what is finished is kept, and `resume` goes on.
 
         Another process that executes the run hears of it within a second.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import BadInput, Cancelled, RequestRefused, RunBusy, RunUnfinished
 from noa_lab.experiments import Store, open_run, score, start
+from noa_lab.experiments.store._labels import ask
 from noa_lab.testing import Reply
 
 
@@ -90,6 +92,29 @@ def test_cancelling_at_any_moment_loses_nothing(store):
         assert set(frame["status"]) <= {"done", "pending"}
         assert (frame["status"] == "done").sum() == run.progress().done
     assert run_to_end(store, grid(20), Rig()).progress().done == 40
+
+
+@pytest.mark.parametrize("from_elsewhere", [False, True])
+def test_cancel_gives_up_a_model_that_is_being_opened(store, from_elsewhere):
+    opening = threading.Event()
+
+    def engine_for(model, wish):
+        opening.set()
+        wish.cancel.wait(30)
+        wish.cancel.check("Loading")
+
+    run = start(grid(3), [CONTAINS], store=store, engine_for=engine_for)
+    assert opening.wait(10)
+    if from_elsewhere:
+        ask(store, run.run_id, "cancel")
+    else:
+        run.cancel()
+    wait_for(lambda: not run.running)
+    assert run.status == "cancelled"
+    assert run.progress().pending == 6
+    with pytest.raises(Cancelled):
+        run.result()
+    assert run_to_end(store, grid(3), Rig()).run_id == run.run_id
 
 
 def test_ctrl_c_in_result_cancels_the_run(store, monkeypatch):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from noa_lab.events import CancelToken
 from noa_lab.experiments.execution._provenance import Provenance
-from noa_lab.experiments.execution._wish import EngineFor, Hindrance, Requested
+from noa_lab.experiments.execution._wish import EngineFor, EngineWish, Hindrance, Requested
 from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.store._store import Store
 from noa_lab.experiments.store._writer import Change
+from noa_lab.inference import InferenceEngine
 
 if TYPE_CHECKING:
     from noa_lab.experiments.score._base import Scorer
@@ -31,6 +34,7 @@ class Job:
         scorers: How answers are scored.
         engine_for: Opens a model's engine.
         hindrance: Tells what stands against the executor "tree"; None where there is none to be had.
+        cancel: Gives up what is being opened.
         put: Takes what happens to a cell.
         stopping: Whether no further cell is to be begun.
         requested: The executor that was asked for.
@@ -50,6 +54,11 @@ class Job:
     reuse: bool
     provenance: Provenance
     hindrance: Hindrance | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
+
+    def open(self, model: str, wish: EngineWish) -> AbstractContextManager[InferenceEngine]:
+        """Opens the engine of a model, until the run is cancelled."""
+        return self.engine_for(model, replace(wish, cancel=self.cancel))
 
     @property
     def variables(self) -> Mapping[str, Mapping[str, Any]]:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from noa_lab.errors import BudgetSpent
+from noa_lab.errors import BudgetSpent, Cancelled, NoaLabError
 from noa_lab.experiments.execution._budget import Allowance
 from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._provenance import Provenance
@@ -143,10 +143,11 @@ class Runner:
         return at_work
 
     def cancel(self, as_state: str = "cancelled") -> None:
-        """Cancel the requests in flight and stop."""
+        """Cancel the requests in flight, or the opening of a model, and stop."""
         with self._lock:
             self._stop_as = self._stop_as or as_state
             loop, task = self._loop, self._task
+        self._job.cancel.cancel()
         if loop is not None and task is not None:
             try:
                 loop.call_soon_threadsafe(task.cancel)
@@ -220,14 +221,22 @@ class Runner:
 
     def _run(self) -> None:
         self._announce()
+        over = threading.Event()
+        listening = threading.Thread(
+            target=self._listen, args=(over,), name=f"{self._thread.name}: wishes", daemon=True
+        )
+        listening.start()
         try:
             asyncio.run(self._main())
         except asyncio.CancelledError:
             pass  # `cancel` has noted why
         except BaseException as error:
-            self._error = self._error or error
+            if not (self._stop_as and isinstance(error, Cancelled)):
+                self._error = self._error or error
             _log.debug("the run %s ended early", self.run_id, exc_info=True)
         finally:
+            over.set()
+            listening.join()
             self._finish()
 
     async def _main(self) -> None:
@@ -235,20 +244,18 @@ class Runner:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
             if self._stop_as:
                 return
-        listening = asyncio.create_task(self._listen())
-        try:
-            await execute(self._job)
-            if not self._grading.finished and not self._stopping():
-                await asyncio.to_thread(self._writer.flush)
-                await self._grading.run()
-        finally:
-            listening.cancel()
+        await execute(self._job)
+        if not self._grading.finished and not self._stopping():
+            await asyncio.to_thread(self._writer.flush)
+            await self._grading.run()
 
-    async def _listen(self) -> None:
-        """Do what another process asks of the run."""
-        while True:
-            await asyncio.sleep(_WISH_SECONDS)
-            wish = wish_of(self._store, self.run_id)
+    def _listen(self, over: threading.Event) -> None:
+        """Do what another process asks of the run; on a thread of its own, since the loop waits while a model is opened."""
+        while not over.wait(_WISH_SECONDS):
+            try:
+                wish = wish_of(self._store, self.run_id)
+            except NoaLabError:
+                continue  # whether the database can still be used is the writer's to say
             if wish == "pause":
                 self.pause()
             elif wish == "cancel":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from noa_lab.events import CancelToken
 from noa_lab.inference import InferenceEngine
 
 __all__ = ["EXECUTORS", "EngineFor", "EngineWish", "ExecutorName", "Hindrance", "Requested"]
@@ -33,11 +34,13 @@ class EngineWish:
         executor: How it will be used.
         slots: Requests at the same time; None: as the engine's own default.
         context_size: Tokens that one request needs; None: as the engine's own default.
+        cancel: Gives up the opening, and a download that it takes, when cancelled; None where nobody can.
     """
 
     executor: ExecutorName = "plain"
     slots: int | None = None
     context_size: int | None = None
+    cancel: CancelToken | None = field(default=None, compare=False, repr=False)
 
 
 class Hindrance(Protocol):
@@ -51,4 +54,8 @@ class EngineFor(Protocol):
     """Opens the engine of a model, by its reference; leaving the block lets it go."""
 
     def __call__(self, ref: str, wish: EngineWish = ..., /) -> AbstractContextManager[InferenceEngine]:
-        """The engine, as near to the wish as it can be had."""
+        """The engine, as near to the wish as it can be had.
+
+        Raises:
+            Cancelled: When the wish was cancelled before the engine was there.
+        """

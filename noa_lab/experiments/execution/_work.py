@@ -52,7 +52,7 @@ class _ModelWork:
         while (self._book.left or not opened) and not self._job.stopping():
             wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.conversations, self._needed)
             try:
-                with self._job.engine_for(self._model, wish) as engine:
+                with self._job.open(self._model, wish) as engine:
                     chosen = chosen.on(engine)
                     if not opened:
                         self._prepare(engine, chosen)

@@ -71,7 +71,7 @@ class Grading:
         opened = False
         while tasks and not self._job.stopping():
             try:
-                with self._job.engine_for(model, EngineWish()) as engine:
+                with self._job.open(model, EngineWish()) as engine:
                     if not opened:
                         self._job.provenance.note_grader(model, engine.fingerprint())
                         opened = True
