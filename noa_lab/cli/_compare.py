@@ -128,7 +128,7 @@ def _follow(run: Run, file: Path) -> None:
     try:
         while run.running:
             now = run.progress()
-            message = f"{now.failed} failed" if now.failed else ""
+            message = now.opening or (f"{now.failed} failed" if now.failed else "")
             if now.to_grade:
                 draw(Progress(f"Grading {run.run_id}", message, done=now.graded, total=now.to_grade, unit="questions"))
             else:

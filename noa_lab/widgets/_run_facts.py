@@ -44,6 +44,7 @@ class RunFacts:
         verdicts: Kind and sentence of each verdict.
         graded: Questions to grading models that are answered.
         to_grade: All of them.
+        opening: What is done to have the next model answer; empty while nothing is.
     """
 
     run_id: str
@@ -60,12 +61,13 @@ class RunFacts:
     verdicts: tuple[tuple[Kind, str], ...]
     graded: int = 0
     to_grade: int = 0
+    opening: str = ""
 
     def same_as(self, run: Run, offset: int) -> bool:
         """Whether nothing has changed since: then the answers need not be read again."""
         now = run.progress()
-        known = (self.run_id, self.status, self.done, self.failed, self.graded, self.table["offset"])
-        return known == (run.run_id, now.status, now.done, now.failed, now.graded, offset)
+        known = (self.run_id, self.status, self.done, self.failed, self.graded, self.opening, self.table["offset"])
+        return known == (run.run_id, now.status, now.done, now.failed, now.graded, now.opening, offset)
 
     @property
     def running(self) -> bool:
@@ -93,6 +95,7 @@ def read_run(run: Run, offset: int) -> RunFacts:
         tuple(_verdicts(run)) if over else (),
         now.graded,
         now.to_grade,
+        now.opening,
     )
 
 
@@ -102,6 +105,8 @@ def run_blocks(facts: RunFacts) -> list[Block | None]:
     words = f"{over} of {facts.total} answers" + (f", {facts.failed} failed" if facts.failed else "")
     if facts.running and facts.eta_seconds is not None:
         words += f" · about {seconds(facts.eta_seconds)} left"
+    if facts.running and facts.opening:
+        words += f" · {facts.opening}"
     waiting = (
         text("verdict-wait", "The verdict comes when all answers are in.")
         if facts.running and len(facts.prompts) > 1

@@ -16,7 +16,6 @@ from noa_lab.workbench._trees import Trees
 from noa_lab.workbench._wishes import server_wish
 
 if TYPE_CHECKING:
-    from noa_lab.events import CancelToken
     from noa_lab.experiments import (
         Budget,
         EngineWish,
@@ -146,16 +145,16 @@ class Comparisons(abc.ABC):
             ref: The model, as for `serve`.
             wish: What a comparison wants it for; None: the server that everybody shares.
         """
-        cancel = None if wish is None else wish.cancel
         if wish is not None and wish.executor == "tree":
-            with self._trees.engine(self._get(ref, cancel), wish, self.server_config().settings(ref)) as engine:
+            with self._trees.engine(self._get(ref, wish), wish, self.server_config().settings(ref)) as engine:
                 yield engine
             return
         settings: dict[str, Any] = {}
         options: dict[str, Any] = {}
         if wish is not None:
-            settings, options = server_wish(wish, self._get(ref, cancel).metadata)
-        with self.serve(ref, cancel=cancel, **settings) as server, server.engine(**options) as engine:
+            settings, options = server_wish(wish, self._get(ref, wish).metadata)
+            settings |= {"cancel": wish.cancel, "report": wish.report}
+        with self.serve(ref, **settings) as server, server.engine(**options) as engine:
             yield engine
 
     def estimate(self, grid: Grid) -> Estimate:
@@ -264,8 +263,8 @@ class Comparisons(abc.ABC):
     def _trees(self) -> Trees:
         return Trees(self.home)
 
-    def _get(self, ref: str, cancel: CancelToken | None = None) -> ModelFile:
-        return get_model(self.server_config(), ref, self.models, cancel=cancel)
+    def _get(self, ref: str, wish: EngineWish) -> ModelFile:
+        return get_model(self.server_config(), ref, self.models, report=wish.report, cancel=wish.cancel)
 
     def _identity(self, ref: str) -> dict[str, Any]:
         """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""

@@ -9,6 +9,7 @@ import pytest
 from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import BadInput, Cancelled, RequestRefused, RunBusy, RunUnfinished
+from noa_lab.events import Progress
 from noa_lab.experiments import Store, open_run, score, start
 from noa_lab.experiments.store._labels import ask
 from noa_lab.testing import Reply
@@ -115,6 +116,22 @@ def test_cancel_gives_up_a_model_that_is_being_opened(store, from_elsewhere):
     with pytest.raises(Cancelled):
         run.result()
     assert run_to_end(store, grid(3), Rig()).run_id == run.run_id
+
+
+def test_progress_says_how_far_the_opening_of_a_model_is(store):
+    rig, go_on = Rig(delay=0.02), threading.Event()
+
+    def engine_for(model, wish):
+        wish.report(Progress("Download m", "from the hub", done=43, total=100, unit="bytes"))
+        assert go_on.wait(10)
+        return rig(model, wish)
+
+    run = start(grid(20), store=store, engine_for=engine_for)
+    wait_for(lambda: run.progress().opening == "Download m 43%: from the hub")
+    go_on.set()
+    wait_for(lambda: run.progress().done > 0)
+    assert run.progress().opening == ""
+    run.result(timeout=30)
 
 
 def test_ctrl_c_in_result_cancels_the_run(store, monkeypatch):

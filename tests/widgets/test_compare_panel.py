@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from test_panels import block, blocks, button, eventually, send
@@ -70,6 +71,16 @@ def test_answers_scores_means_and_verdicts_appear(lab, opened):
     send(panel, "refresh", seq=3)
     assert "brief is better than plain on contains" in block(panel, "verdict0")["text"]
     assert panel.view["state"] == "ok"
+
+
+def test_a_model_that_is_fetched_first_is_seen(lab, opened, monkeypatch):
+    panel = opened(ComparePanel(lab=lab))
+    send(panel, "run")
+    assert panel.settle()
+    progress = lab.run.progress
+    monkeypatch.setattr(lab.run, "progress", lambda: replace(progress(), opening="Download m 43%"))
+    send(panel, "refresh", seq=2)
+    assert block(panel, "run-progress")["text"].endswith("Download m 43%")
 
 
 def test_failed_cells_and_cut_answers_are_marked(lab, opened):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from noa_lab.events import CancelToken
+from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.experiments.execution._provenance import Provenance
 from noa_lab.experiments.execution._wish import EngineFor, EngineWish, Hindrance, Requested
 from noa_lab.experiments.grid._conversations import Conversations
@@ -34,6 +34,7 @@ class Job:
         scorers: How answers are scored.
         engine_for: Opens a model's engine.
         hindrance: Tells what stands against the executor "tree"; None where there is none to be had.
+        report: Told how far the opening of a model is.
         cancel: Gives up what is being opened.
         put: Takes what happens to a cell.
         stopping: Whether no further cell is to be begun.
@@ -54,11 +55,19 @@ class Job:
     reuse: bool
     provenance: Provenance
     hindrance: Hindrance | None = None
+    report: Report = silent
     cancel: CancelToken = field(default_factory=CancelToken)
 
-    def open(self, model: str, wish: EngineWish) -> AbstractContextManager[InferenceEngine]:
-        """Opens the engine of a model, until the run is cancelled."""
-        return self.engine_for(model, replace(wish, cancel=self.cancel))
+    @contextmanager
+    def open(self, model: str, wish: EngineWish) -> Iterator[InferenceEngine]:
+        """Opens the engine of a model.
+
+        Raises:
+            Cancelled: When the run was cancelled meanwhile.
+        """
+        with self.engine_for(model, replace(wish, cancel=self.cancel, report=self.report)) as engine:
+            self.report(Progress("Open the model", finished=True))
+            yield engine
 
     @property
     def variables(self) -> Mapping[str, Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from noa_lab.errors import BudgetSpent, Cancelled, NoaLabError
+from noa_lab.events import Progress
 from noa_lab.experiments.execution._budget import Allowance
 from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._provenance import Provenance
@@ -94,6 +95,7 @@ class Runner:
         self._pause_seen = False
         self._error: BaseException | None = None
         self._spent: BudgetSpent | None = None
+        self._opening = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._ended = threading.Event()
@@ -114,6 +116,7 @@ class Runner:
             reuse=row["reuse"],
             provenance=Provenance(store, run_id),
             hindrance=hindrance,
+            report=self._opens,
         )
         self._grading = Grading(self._job, token, self._announce)
         self._thread = threading.Thread(target=self._run, name=f"noa-lab run {run_id}", daemon=True)
@@ -183,6 +186,7 @@ class Runner:
             eta_seconds=eta,
             error=error,
             changed=changed,
+            opening=self._opening,
             **counts,
         )
 
@@ -260,6 +264,11 @@ class Runner:
                 self.pause()
             elif wish == "cancel":
                 self.cancel()
+
+    def _opens(self, progress: Progress) -> None:
+        share = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+        words = f"{progress.step}{share}" + (f": {progress.message}" if progress.message else "")
+        self._opening = "" if progress.finished else words
 
     def _put(self, change: Change) -> None:
         self._allowance.spend(change)

@@ -31,6 +31,8 @@ class RunProgress:
         to_grade: All of them; 0 before the answers are there, and without scorers that ask a model.
         eta_seconds: Time left at the speed so far; None while that is not known.
         error: What ended the run, in one sentence; empty if nothing did.
+        opening: What is done to have the next model answer, in words: a download, the start of a server; empty while nothing is. Only
+            known in the process that executes the run.
         changed: Ids of the cells that changed since the last snapshot that a subscriber got.
     """
 
@@ -46,6 +48,7 @@ class RunProgress:
     to_grade: int = 0
     eta_seconds: float | None = None
     error: str = ""
+    opening: str = ""
     changed: tuple[str, ...] = ()
 
     @property

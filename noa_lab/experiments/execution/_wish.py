@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from noa_lab.events import CancelToken
+from noa_lab.events import CancelToken, Report, silent
 from noa_lab.inference import InferenceEngine
 
 __all__ = ["EXECUTORS", "EngineFor", "EngineWish", "ExecutorName", "Hindrance", "Requested"]
@@ -35,12 +35,14 @@ class EngineWish:
         slots: Requests at the same time; None: as the engine's own default.
         context_size: Tokens that one request needs; None: as the engine's own default.
         cancel: Gives up the opening, and a download that it takes, when cancelled; None where nobody can.
+        report: Told how far the opening is.
     """
 
     executor: ExecutorName = "plain"
     slots: int | None = None
     context_size: int | None = None
     cancel: CancelToken | None = field(default=None, compare=False, repr=False)
+    report: Report = field(default=silent, compare=False, repr=False)
 
 
 class Hindrance(Protocol):
