@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.experiments import Grid, Prompt
-from noa_lab.experiments.grid._cells import cell_key, derive_seed, execution_order
+from noa_lab.experiments.grid._cells import cell_key, derive_seed, execution_order, sampling_text
+from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import ChatMessage, InferenceConfig
 
 
@@ -66,17 +67,21 @@ def test_the_key_of_a_cell_changes_with_everything_that_decides_its_answer():
         "roles": {"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "{{ q }}"}]},
     }
     conversations = grid(prompts=prompts, inputs=[{"q": "b"}]).conversations()
-    base = (conversations.hash(("base", "1")), "f", WARM, 1, 0)
+    warm = sampling_text(WARM)
+    base = (conversations.hash(("base", "1")), "f", warm, 1, 0)
     others = [
-        (conversations.hash(("shorter", "1")), "f", WARM, 1, 0),
-        (conversations.hash(("roles", "1")), "f", WARM, 1, 0),
-        (base[0], "g", WARM, 1, 0),
-        (base[0], "f", InferenceConfig(temperature=0.7, max_tokens=9), 1, 0),
-        (base[0], "f", WARM, 2, 0),
-        (base[0], "f", WARM, 1, 1),
+        (conversations.hash(("shorter", "1")), "f", warm, 1, 0),
+        (conversations.hash(("roles", "1")), "f", warm, 1, 0),
+        (base[0], "g", warm, 1, 0),
+        (base[0], "f", sampling_text(InferenceConfig(temperature=0.7, max_tokens=9)), 1, 0),
+        (base[0], "f", warm, 2, 0),
+        (base[0], "f", warm, None, 0),
+        (base[0], "f", warm, 1, 1),
     ]
-    assert len({cell_key(*parts) for parts in [base, *others]}) == 7
-    assert cell_key(*base) == cell_key(base[0], "f", InferenceConfig(temperature=0.7, max_tokens=8, seed=5), 1, 0)
+    assert len({cell_key(*parts) for parts in [base, *others]}) == 8
+    assert warm == sampling_text(InferenceConfig(temperature=0.7, max_tokens=8, seed=5))
+    for parts in (base, others[-2]):
+        assert cell_key(*parts) == content_hash([*parts[:2], json.loads(warm), *parts[3:]])
 
 
 def test_a_conversation_is_filled_in_when_it_is_asked_for_and_once(monkeypatch):

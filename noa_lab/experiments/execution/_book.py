@@ -29,7 +29,7 @@ class Book:
 
     Attributes:
         left: The cells without a result, by id, in the order of execution.
-        keys: What makes each the same question as another, by cell id; see `cell_key`.
+        key: Tells what makes a cell the same question as another, see `cell_key`; set before the first is recorded.
         losses: How often the engine went away.
     """
 
@@ -45,7 +45,7 @@ class Book:
         self._put, self.stopping = put, stopping
         self._scorers, self._variables = scorers, variables
         self.left: dict[str, Cell] = {cell.cell_id: cell for cell in cells}
-        self.keys: dict[str, str] = {}
+        self.key: Callable[[Cell], str] = _no_key
         self.losses = Losses()
         self._tries: dict[str, int] = {}
 
@@ -71,7 +71,7 @@ class Book:
         """It has an answer with these columns, new or copied."""
         self.left.pop(cell.cell_id, None)
         scores = score(self._scorers, values, self._variables[cell.input_id])
-        self._put(Change(cell.cell_id, "done", {**values, "key": self.keys[cell.cell_id], "scores": scores}))
+        self._put(Change(cell.cell_id, "done", {**values, "key": self.key(cell), "scores": scores}))
 
     def back(self, cell: Cell) -> None:
         """It was not answered, and nobody is to blame."""
@@ -89,3 +89,7 @@ class Book:
             self.failed(cell, error)
         else:
             self.back(cell)
+
+
+def _no_key(cell: Cell) -> str:
+    raise AssertionError(cell)

@@ -15,12 +15,15 @@ from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._losses import LOST, REOPEN_SECONDS
 from noa_lab.experiments.execution._plain import ask_one_by_one, ask_side_by_side
 from noa_lab.experiments.execution._plan import Plan, PlanBook
-from noa_lab.experiments.grid._cells import Cell, cell_key
+from noa_lab.experiments.grid._cells import Cell, cell_key, sampling_text
 from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import InferenceEngine
 from noa_lab.inference.batch import BatchEngine
 
 __all__ = ["execute"]
+
+_LOOKED_UP = 2_000
+"""Cells whose answers are looked for in other runs at a time."""
 
 
 async def execute(job: Job) -> None:
@@ -86,23 +89,25 @@ class _ModelWork:
         fingerprint = engine.fingerprint()
         self._job.provenance.note_engine(self._model, fingerprint, chosen.executor, chosen.why)
         hashed = content_hash(identity_of(fingerprint, chosen.executor))
-        place, conversation = ("", ""), ""
-        for cell in self._book.left.values():
-            # Cells of one conversation mostly follow each other.
-            if place != (cell.prompt, cell.input_id):
-                place = cell.prompt, cell.input_id
-                conversation = self._job.conversations.hash(place)
-            config = self._job.grid.sampling[cell.sampling]
-            self._book.keys[cell.cell_id] = cell_key(conversation, hashed, config, cell.seed, cell.repeat)
+        samplings = [sampling_text(config) for config in self._job.grid.sampling]
+        conversations = self._job.conversations
+
+        def key(cell: Cell) -> str:
+            conversation = conversations.hash((cell.prompt, cell.input_id))
+            return cell_key(conversation, hashed, samplings[cell.sampling], cell.seed, cell.repeat)
+
+        self._book.key = key
         if self._job.reuse:
             self._take_over()
 
     def _take_over(self) -> None:
-        known = self._job.store.answers(list(self._book.keys.values()), besides=self._job.run_id)
-        for cell in list(self._book.left.values()):
-            answer = known.get(self._book.keys[cell.cell_id])
-            if answer is not None:
-                self._book.done(cell, {**answer, "cached": True})
+        left = list(self._book.left.values())
+        for first in range(0, len(left), _LOOKED_UP):
+            keys = [(cell, self._book.key(cell)) for cell in left[first : first + _LOOKED_UP]]
+            known = self._job.store.answers([key for _, key in keys], besides=self._job.run_id)
+            for cell, key in keys:
+                if key in known:
+                    self._book.done(cell, {**known[key], "cached": True})
 
     async def _ask(self, engine: InferenceEngine, chosen: Chosen) -> None:
         grid, conversations, book = self._job.grid, self._job.conversations, self._book

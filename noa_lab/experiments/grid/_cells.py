@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from noa_lab.experiments.grid._conversations import Conversations
-from noa_lab.experiments.grid._prompts import content_hash
+from noa_lab.experiments.grid._prompts import canonical_json, content_hash
 from noa_lab.inference import InferenceConfig
 
-__all__ = ["Cell", "cell_key", "derive_seed", "execution_order"]
+__all__ = ["Cell", "cell_key", "derive_seed", "execution_order", "sampling_text"]
 
 _SEEDS = 2**32 - 1
 """Seeds go from 0 to 2**32 - 2; llama-server takes the next one as "draw one"."""
@@ -71,23 +71,28 @@ def derive_seed(grid_seed: int, seed_key: str, config: InferenceConfig, repeat: 
     return (first + repeat) % _SEEDS
 
 
-def cell_key(
-    conversation_hash: str, fingerprint_hash: str, config: InferenceConfig, seed: int | None, repeat: int
-) -> str:
+def sampling_text(config: InferenceConfig) -> str:
+    """A sampling as the text that goes into `cell_key`; its seed is left out, as each cell has its own."""
+    return canonical_json(config.model_dump(mode="json", exclude={"seed"}))
+
+
+def cell_key(conversation_hash: str, fingerprint_hash: str, sampling: str, seed: int | None, repeat: int) -> str:
     """What makes two cells, also of different runs, the same question to the same machine.
 
     Args:
         conversation_hash: Hash of the filled-in conversation, see `Conversations.hash`.
         fingerprint_hash: Hash of `InferenceEngine.fingerprint()`.
-        config: The sampling.
+        sampling: The sampling, see `sampling_text`.
         seed: The cell's seed.
         repeat: The cell's repeat: an answer never stands in for another repeat.
 
     Returns:
         sha256, hexadecimal.
     """
-    sampling = config.model_dump(mode="json", exclude={"seed"})
-    return content_hash([conversation_hash, fingerprint_hash, sampling, seed, repeat])
+    # The canonical JSON of a list of these five, without writing the sampling again for each of many cells.
+    drawn = "null" if seed is None else seed
+    text = f'["{conversation_hash}","{fingerprint_hash}",{sampling},{drawn},{repeat}]'
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def execution_order(cells: Iterable[Cell], conversations: Conversations) -> list[Cell]:
