@@ -11,6 +11,7 @@ from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
 from noa_lab.errors import BadInput, Cancelled, RequestRefused, RunBusy, RunUnfinished
 from noa_lab.events import Progress
 from noa_lab.experiments import Store, open_run, score, start
+from noa_lab.experiments.execution import _runner
 from noa_lab.experiments.store._labels import ask
 from noa_lab.testing import Reply
 
@@ -116,6 +117,19 @@ def test_cancel_gives_up_a_model_that_is_being_opened(store, from_elsewhere):
     with pytest.raises(Cancelled):
         run.result()
     assert run_to_end(store, grid(3), Rig()).run_id == run.run_id
+
+
+def test_a_pause_asked_for_elsewhere_can_be_taken_back_here(store, monkeypatch):
+    monkeypatch.setattr(_runner, "_WISH_SECONDS", 0.02)
+    delays = iter([0.5])
+    rig = Rig(lambda prompt, config: Reply("yes", delay=next(delays, 0)), slots=1)
+    run = start(grid(3), store=store, engine_for=rig)
+    wait_for(lambda: bool(rig.calls))
+    ask(store, run.run_id, "pause")
+    wait_for(lambda: run.status == "pausing")
+    run.resume()
+    assert run.result(timeout=30).status == "done"
+    assert rig.opened == ["m"], "it was paused once more"
 
 
 def test_progress_says_how_far_the_opening_of_a_model_is(store):

@@ -24,7 +24,7 @@ from noa_lab.experiments.execution._work import execute
 from noa_lab.experiments.grading import Grading
 from noa_lab.experiments.grid._conversations import Conversations
 from noa_lab.experiments.grid._grid import Grid
-from noa_lab.experiments.store._labels import wish_of
+from noa_lab.experiments.store._labels import take_wish
 from noa_lab.experiments.store._store import Store
 from noa_lab.experiments.store._writer import Change, Writer, describe_error
 
@@ -257,7 +257,7 @@ class Runner:
         """Do what another process asks of the run; on a thread of its own, since the loop waits while a model is opened."""
         while not over.wait(_WISH_SECONDS):
             try:
-                wish = wish_of(self._store, self.run_id)
+                wish = take_wish(self._store, self.run_id)
             except NoaLabError:
                 continue  # whether the database can still be used is the writer's to say
             if wish == "pause":

@@ -23,7 +23,7 @@ __all__ = [
     "restore",
     "set_note",
     "tags_of",
-    "wish_of",
+    "take_wish",
 ]
 
 Wish = Literal["pause", "cancel"]
@@ -150,8 +150,10 @@ def ask(store: Store, run_id: str, wish: Wish) -> None:
     store.update_run(run_id, wish=wish)
 
 
-def wish_of(store: Store, run_id: str) -> Wish | None:
-    """What was asked for."""
+def take_wish(store: Store, run_id: str) -> Wish | None:
+    """What was asked for since the last call, if anything was."""
     with store.read() as connection:
         found: Wish | None = connection.execute(sa.select(runs.c.wish).where(runs.c.run_id == run_id)).scalar()
-        return found
+    if found is not None:
+        store.update_run(run_id, wish=None)
+    return found
