@@ -179,7 +179,7 @@ class Run(RunRecord):
     # What can be done with it
 
     def pause(self) -> None:
-        """Begin no further cell. Those in flight finish, then the engine is let go; `resume` goes on.
+        """Begin no further cell. Those in flight finish, then the engine is let go; `resume` goes on. A download or start is given up.
 
         Another process that executes the run hears of it within a second.
         """

@@ -97,7 +97,8 @@ def test_cancelling_at_any_moment_loses_nothing(store):
 
 
 @pytest.mark.parametrize("from_elsewhere", [False, True])
-def test_cancel_gives_up_a_model_that_is_being_opened(store, from_elsewhere):
+@pytest.mark.parametrize(("verb", "state"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_model_that_is_being_opened_is_given_up(store, verb, state, from_elsewhere):
     opening = threading.Event()
 
     def engine_for(model, wish):
@@ -108,13 +109,13 @@ def test_cancel_gives_up_a_model_that_is_being_opened(store, from_elsewhere):
     run = start(grid(3), [CONTAINS], store=store, engine_for=engine_for)
     assert opening.wait(10)
     if from_elsewhere:
-        ask(store, run.run_id, "cancel")
+        ask(store, run.run_id, verb)
     else:
-        run.cancel()
+        getattr(run, verb)()
     wait_for(lambda: not run.running)
-    assert run.status == "cancelled"
+    assert run.status == state
     assert run.progress().pending == 6
-    with pytest.raises(Cancelled):
+    with pytest.raises((Cancelled, RunUnfinished)):
         run.result()
     assert run_to_end(store, grid(3), Rig()).run_id == run.run_id
 

@@ -63,10 +63,11 @@ class Job:
         """Opens the engine of a model.
 
         Raises:
-            Cancelled: When the run was cancelled meanwhile.
+            Cancelled: When the run was cancelled or paused meanwhile.
         """
+        self.report(Progress(f"Open {model}"))
         with self.engine_for(model, replace(wish, cancel=self.cancel, report=self.report)) as engine:
-            self.report(Progress("Open the model", finished=True))
+            self.report(Progress(f"Open {model}", finished=True))
             yield engine
 
     @property

@@ -130,16 +130,21 @@ class Runner:
     # Control and observation, from any thread
 
     def pause(self) -> None:
-        """Begin no further cell; those in flight finish, then the run is paused and the engine let go."""
+        """Begin no further cell; those in flight finish, then the run is paused and the engine let go.
+
+        A model that is just being opened is given up: nothing is in flight then.
+        """
         with self._lock:
             if self._status == "running":
                 self._status = "pausing"
+        if self._opening:
+            self._job.cancel.cancel()
         self._announce()
 
     def go_on(self) -> bool:
         """Take back a `pause` that has not taken effect yet; returns whether the runner is still at work."""
         with self._lock:
-            if self._status == "pausing" and not self._pause_seen:
+            if self._status == "pausing" and not self._pause_seen and not self._job.cancel.cancelled:
                 self._status = "running"
             at_work = self._status == "running" and not self._stop_as
         self._announce()
@@ -235,7 +240,8 @@ class Runner:
         except asyncio.CancelledError:
             pass  # `cancel` has noted why
         except BaseException as error:
-            if not (self._stop_as and isinstance(error, Cancelled)):
+            wanted = isinstance(error, Cancelled) and (self._stop_as or self._status == "pausing")
+            if not wanted:
                 self._error = self._error or error
             _log.debug("the run %s ended early", self.run_id, exc_info=True)
         finally:

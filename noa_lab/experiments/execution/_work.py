@@ -14,7 +14,7 @@ from noa_lab.experiments.execution._choice import Chosen, choose, identity_of, w
 from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._losses import LOST, REOPEN_SECONDS
 from noa_lab.experiments.execution._plain import ask_one_by_one, ask_side_by_side
-from noa_lab.experiments.execution._plan import Plan, PlanBook
+from noa_lab.experiments.execution._plan import PlanBook
 from noa_lab.experiments.grid._cells import Cell, cell_key, sampling_text
 from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import InferenceEngine
@@ -47,7 +47,6 @@ class _ModelWork:
         self._book = Book(cells, put=job.put, stopping=job.stopping, scorers=job.scorers, variables=job.variables)
         self._needed = 0
         """Tokens of context that were found to be needed."""
-        self._plan: Plan | None = None
 
     async def run(self) -> None:
         chosen = self._choose()
