@@ -95,6 +95,8 @@ class Matrix:
         self._draw = random.Random(seed)
         self._number = 1
         self._kept: dict[tuple[str, str], tuple] = {}
+        self._again = False
+        """Whether the run that is begun next goes on with one that was killed."""
         self.killed: Counter[str] = Counter()
         self.resumed: list[tuple[float, float, float]] = []
         """Of each resumed run: seconds from the start of its process to the first new answer, from the call of `start` to it, and
@@ -106,11 +108,11 @@ class Matrix:
         ended = True
         while waiting:
             kind = Kernel if waiting[-1] == "kernel" else Runner
-            again, started = not ended, time.time()
+            self._again, started = not ended, time.time()
             runner = kind(self._place, self._inputs, f"g{self._number}")
             try:
                 ended = not self._wait_for_more(runner)
-                if again and not ended:
+                if self._again and not ended:
                     self._note_resumed(started)
                 while waiting and not ended:
                     victim = waiting[-1]
@@ -134,9 +136,11 @@ class Matrix:
             finally:
                 runner.close()
                 self._end_server()
+        self._again = not ended
 
     def finish(self) -> None:
         """Let the last grid come to its end, and look at all of them."""
+        started = time.time()
         runner = Runner(self._place, self._inputs, f"g{self._number}")
         try:
             deadline = time.monotonic() + 120
@@ -147,6 +151,8 @@ class Matrix:
             runner.close()
             self._end_server()
         self._check()
+        if self._again:
+            self._note_resumed(started)
         with Store(self._place / "runs.db") as store:
             runs = list_runs(store)
             assert len({run.name for run in runs}) == len(runs) == self._number
@@ -159,11 +165,13 @@ class Matrix:
 
     def _note_resumed(self, started: float) -> None:
         times = json.loads((self._place / "server.times").read_text())
-        first = min(found[-1] for found in self._done().values() if (found[-1] or 0) > times["begun"])
-        self.resumed.append((first - started, first - times["begun"], times["server"]))
+        new = [found[-1] for found in self._done().values() if (found[-1] or 0) > times["begun"]]
+        if new and times["begun"] > started:  # else everything was answered before, and only the end was missing
+            self.resumed.append((min(new) - started, min(new) - times["begun"], times["server"]))
 
     def report_resumed(self) -> None:
         """Say how soon resumed runs had their first new answer; the bound is for a machine that does other things as well."""
+        assert self.resumed
         soon = [statistics.median(each) for each in zip(*self.resumed, strict=True)]
         own = [call - server for _, call, server in self.resumed]
         print(
