@@ -149,12 +149,14 @@ def _check_run(run: Mapping[str, Any]) -> None:
         checked_tag(tag)
     if not all(isinstance(spec, dict) and isinstance(spec.get("name"), str) for spec in run["scorers"]):
         raise ValueError("a scorer has no name")
-    parts = [run["provenance"]["engines"], *(run["provenance"].get(name, {}) for name in ("executors", "plans"))]
-    for part in parts:
-        if not isinstance(part, dict) or not all(isinstance(each, dict) for each in part.values()):
-            raise TypeError("the provenance is damaged")
-    for plan in run["provenance"].get("plans", {}).values():
-        Plan.from_dict(plan)
+    known: dict[str, Any] = {"executors": {}, "plans": {}, "identities": {}, "graders": {}, **run["provenance"]}
+    for part in ("engines", "executors", "plans", "identities", "graders"):
+        if not isinstance(known[part], dict) or not all(isinstance(each, dict) for each in known[part].values()):
+            raise TypeError(f"what is said of {part} is damaged")
+    for model, chosen in known["executors"].items():
+        Plan(model, **chosen)
+    for plan in known["plans"].values():
+        str(Plan.from_dict(plan))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
