@@ -338,6 +338,7 @@ def test_a_new_panel_shows_the_run_of_its_settings_without_a_press_of_run(lab, o
     send(panel, "run")
     eventually(lambda: panel.run is not None and panel.run.progress().running > 0)
     send(panel, "pause", seq=2)
+    eventually(lambda: panel.run.status == "pausing")
     gate.set()
     eventually(lambda: panel.run.status == "paused")
     run_id, done = panel.run.run_id, panel.run.progress().done
