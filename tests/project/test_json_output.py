@@ -84,7 +84,10 @@ def test_stored_models(home, tmp_path, monkeypatch):
 def test_status(home):
     noa_lab("serve", "--detach")
     try:
-        noa_lab("test-server")  # a request, so that there is a speed
+        checked = json.loads(noa_lab("test-server", "--json"))  # a request, so that there is a speed
+        assert fields(checked) == DOCUMENTED["noa-lab test-server --json"]
+        generated = json.loads(noa_lab("generate", "Once", "--max-tokens", "4", "--json"))
+        assert fields(generated) == DOCUMENTED["noa-lab generate PROMPT --json"]
         printed = json.loads(noa_lab("status", "--json"))
         del printed["foreign"][:]  # who else runs one on this machine is not ours to say
         assert fields(printed) == DOCUMENTED["noa-lab status --json"]
