@@ -75,7 +75,10 @@ def _load(module: str) -> tuple[click.Command, ...]:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="noa-lab")
 def cli() -> None:
-    """A workbench for local language models on llama.cpp: install, serve, compare prompts."""
+    """A workbench for local language models on llama.cpp: install it, get models, serve them, compare prompts.
+
+    Start with `noa-lab check`. Each command has a --help of its own.
+    """
 
 
 def main() -> None:

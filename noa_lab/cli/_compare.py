@@ -29,9 +29,9 @@ EXECUTORS = ("auto", "plain", "lanes", "tree", "strict", "latency")
 @click.option(
     "--resume", is_flag=False, flag_value=NEWEST, help="Continue this run (without an id: the newest of FILE)."
 )
-@click.option("--fresh", is_flag=True, help="Start another run; reuse no answer.")
+@click.option("--fresh", is_flag=True, help="Start another run that asks everything again.")
 @click.option(
-    "--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1 (default: the file's)."
+    "--margin", type=float, help="Smallest difference that matters to you, for example 0.1 (default: the file's)."
 )
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
 @click.option(
@@ -53,11 +53,16 @@ def compare(
     only_estimate: bool,
     as_json: bool,
 ) -> None:
-    """Run the comparison in FILE, print the answers and the verdict; the same file again continues its newest run."""
+    """Run the comparison in FILE, and print the answers and the verdict.
+
+    The same FILE again continues its newest run: what is answered is not asked again. Ctrl-C pauses.
+    """
     from noa_lab import experiments
 
     if resume is not None and fresh:
-        raise BadInput("--resume and --fresh exclude each other.", fix="Choose one.", field="--fresh", value=True)
+        raise BadInput(
+            "--resume and --fresh cannot be used together.", fix="Leave one of them out.", field="--fresh", value=True
+        )
     lab = Lab()
     comparison = experiments.load_comparison(file)
     expected = lab.estimate(comparison.grid)
@@ -100,7 +105,7 @@ def _resumed(lab: Lab, grid: Grid, file: Path, run_id: str) -> Run:
         found = next((run for run in map(lab.open_run, known) if run.grid.hash == wanted), None)
         if found is None:
             message = f"There is no run of {file} to continue."
-            raise BadInput(message, fix="Start one without --resume.", field="--resume", value=None)
+            raise BadInput(message, fix="Leave --resume out to start one.", field="--resume", value=None)
         run_id = found.run_id
     if run_id not in known:
         raise UnknownName.among("run", run_id, known)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def config() -> None:
-    """What server.yaml says."""
+    """Look at server.yaml."""
 
 
 @config.command()
@@ -31,7 +31,7 @@ def config() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(file: Path | None, as_json: bool) -> None:
-    """The settings in effect, where each comes from, and what this machine cannot honour."""
+    """Show the settings in effect, where each comes from, and what this machine cannot do."""
     from noa_lab.server.config import machine_notes, model_places, values
 
     lab = Lab()
@@ -84,7 +84,7 @@ def _refuse(places: list[ModelPlace]) -> None:
     if wrong is not None:
         raise BadInput(
             wrong.error,
-            fix="Correct its path, or take the model out.",
+            fix="Correct its path in server.yaml, or take the model out.",
             field=f"models.{wrong.name}",
             value=wrong.reference,
         )

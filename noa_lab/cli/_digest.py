@@ -16,11 +16,13 @@ from noa_lab.workbench import Lab
 @click.option("--model", help="Catalogue name, reference or path (default: the default model).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def digest(path: Path, model: str | None, as_json: bool) -> None:
-    """What the repository at PATH is: facts by code, purpose and components by the model."""
+    """Describe the repository at PATH: facts found by code, purpose and parts in the model's words."""
     from noa_lab.agents import DigestAgent
 
     if not path.is_dir():
-        raise BadInput(f"{path} is no folder.", fix="Give the folder of a repository.", field="PATH", value=str(path))
+        raise BadInput(
+            f"{path} is not a folder.", fix="Give the folder of a repository.", field="PATH", value=str(path)
+        )
     report = TerminalReport()
     with Lab().serve(model, report=report) as server, server.engine() as engine:
         found = DigestAgent(engine).analyze_repository(path, report=report)

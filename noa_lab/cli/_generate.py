@@ -32,7 +32,7 @@ def _config(max_tokens: int, temperature: float | None, seed: int | None) -> Inf
 def generate(
     prompt: str, model: str | None, max_tokens: int, temperature: float | None, seed: int | None, as_json: bool
 ) -> None:
-    """Continue PROMPT, as raw text, and print it as it comes."""
+    """Let the model continue PROMPT, and print the text as it comes."""
     config = _config(max_tokens, temperature, seed)
     with Lab().serve(model, report=TerminalReport()) as server, server.engine() as engine:
         stream = engine.stream(prompt, config)

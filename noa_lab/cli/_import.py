@@ -18,7 +18,7 @@ WIDTH = 60
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The comparison file to write (default: FILE's name, .noa.yaml)."
 )
-@click.option("--force", is_flag=True, help="Replace the comparison file where it is there.")
+@click.option("--force", is_flag=True, help="Replace the comparison file if it exists.")
 @click.option("--trust", is_flag=True, help="Read other files that FILE names, and use its Python assertions.")
 @click.option(
     "--model", "models", multiple=True, help="Ask this model, in the place of FILE's providers (may be repeated)."
@@ -30,7 +30,7 @@ WIDTH = 60
 def import_promptfoo(
     file: Path, out: Path | None, force: bool, trust: bool, models: tuple[str, ...], run_it: bool, as_json: bool
 ) -> None:
-    """Make a comparison file of a promptfoo configuration, and name what has no place in it.
+    """Make a comparison file from a promptfoo configuration, and name what could not be carried over.
 
     Nothing of FILE is run, and no other file is read, without --trust; JavaScript and other programs never are.
     """
@@ -39,7 +39,7 @@ def import_promptfoo(
     target = out if out is not None else file.with_name(f"{file.stem}.noa.yaml")
     if target.exists() and not force:
         raise BadInput(
-            f"{target} is there already.",
+            f"{target} exists already.",
             fix="Name another with --out, or use --force.",
             field="--out",
             value=str(target),
@@ -59,7 +59,9 @@ def import_promptfoo(
         return
     if not as_json:
         rows = [(note.kind, note.where, _short(note.what), note.why) for note in found.notes]
-        print_table("What was not simply mapped" if rows else "", ("", "where", "what", "why"), rows) if rows else None
+        print_table(
+            "What could not be carried over as it was" if rows else "", ("", "where", "what", "why"), rows
+        ) if rows else None
         say(f"{len(grid.prompts)} prompts, {len(grid.inputs)} inputs, {len(found.scorers)} scorers: {written}")
         if found.functions and not run_it:
             names = ", ".join(one.name for one in found.functions)

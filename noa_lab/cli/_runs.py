@@ -16,15 +16,15 @@ __all__ = ["COMMANDS"]
 
 @click.group()
 def runs() -> None:
-    """The runs that are kept."""
+    """Look at the runs that are kept, and look after them."""
 
 
 @runs.command("list")
-@click.option("--tag", help="Only those with this label.")
-@click.option("--deleted", is_flag=True, help="Those in the bin.")
+@click.option("--tag", help="Only runs with this tag.")
+@click.option("--deleted", is_flag=True, help="List the runs in the bin instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(tag: str | None, deleted: bool, as_json: bool) -> None:
-    """All runs, newest first."""
+    """List all runs, newest first."""
     found = Lab().runs(tag, deleted=deleted)
     if as_json:
         print_json({"runs": [summary.as_dict() for summary in found]})
@@ -47,11 +47,11 @@ def list_runs(tag: str | None, deleted: bool, as_json: bool) -> None:
 
 @runs.command()
 @click.argument("run_id")
-@click.option("--margin", type=float, help="Difference that counts as none in the verdict, for example 0.1.")
+@click.option("--margin", type=float, help="Smallest difference that matters to you, for example 0.1.")
 @click.option("--html", "html", type=click.Path(path_type=Path), help="Write the HTML report to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole run as JSON.")
 def show(run_id: str, margin: float | None, html: Path | None, as_json: bool) -> None:
-    """The answers and verdicts of a run."""
+    """Show the answers and verdicts of a run."""
     from noa_lab.experiments import DEFAULT_MARGIN
 
     show_run(Lab().open_run(run_id), DEFAULT_MARGIN if margin is None else margin, html, as_json=as_json)
@@ -61,14 +61,14 @@ def show(run_id: str, margin: float | None, html: Path | None, as_json: bool) ->
 @click.argument("run_id")
 @click.argument("file", type=click.Path(path_type=Path))
 def export_run(run_id: str, file: Path) -> None:
-    """Write a run, with every answer, into the zip FILE."""
+    """Write a run, with every answer, into a zip file."""
     say(f"Written: {Lab().export_run(run_id, file).resolve()}")
 
 
 @runs.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 def import_run(file: Path) -> None:
-    """Take a run out of a zip that `runs export` has written."""
+    """Read a run from a zip file that `runs export` has written."""
     run = Lab().import_run(file)
     say(f"Run: {run.run_id} ({run.progress().done} of {run.progress().total} cells done)")
 
@@ -76,12 +76,14 @@ def import_run(file: Path) -> None:
 @runs.command()
 @click.argument("run_id")
 @click.argument("tags", nargs=-1)
-@click.option("--remove", is_flag=True, help="Take these labels off it.")
-@click.option("--note", help="Put down what there is to say about it.")
+@click.option("--remove", is_flag=True, help="Remove these tags.")
+@click.option("--note", help="Write a note about the run.")
 def tag(run_id: str, tags: tuple[str, ...], remove: bool, note: str | None) -> None:
-    """Label a run, or say something about it."""
+    """Give a run tags, or a note."""
     if not tags and note is None:
-        raise BadInput("There is nothing to label it with.", fix="Give tags, or --note.", field="tags", value=())
+        raise BadInput(
+            "There is nothing to label it with.", fix="Give one or more tags, or --note TEXT.", field="tags", value=()
+        )
     run = Lab().open_run(run_id)
     if remove:
         run.untag(*tags)
@@ -119,7 +121,7 @@ def restore(run_id: str) -> None:
 
 @runs.command()
 @click.argument("run_id")
-@click.option("--pause", is_flag=True, help="Let the cells under way finish.")
+@click.option("--pause", is_flag=True, help="Finish the answers that are being written, then stop.")
 def cancel(run_id: str, pause: bool) -> None:
     """Stop a run, whichever process executes it; what is finished is kept."""
     run = Lab().open_run(run_id)

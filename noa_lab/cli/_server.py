@@ -26,14 +26,16 @@ POLL_SECONDS = 0.5
     type=click.Path(path_type=Path),
     help="Serve the models of this server.yaml behind one address.",
 )
-@click.option("--detach", is_flag=True, help="Return at once; the server stays until `noa-lab stop`.")
+@click.option("--detach", is_flag=True, help="Return when it is ready; the server stays until `noa-lab stop`.")
 @click.option("--allow-oversize", is_flag=True, help="Start it even if it does not fit into memory.")
 @server_options
 def serve(models: tuple[str, ...], config: Path | None, detach: bool, allow_oversize: bool, **given: Any) -> None:
-    """Start llama-server with MODEL, or join one that is up; it ends with its last holder.
+    """Start llama-server with MODEL (default: the default model), or share one that is running.
 
-    With several MODELs, or with --config, one OpenAI-compatible address serves all of them; each is loaded on its first request.
-    --host and --port are that address then.
+    It ends when the last program that uses it has ended.
+
+    With several MODELs, or with --config, one OpenAI-compatible address serves all of them, and --host and --port are that address.
+    Each model is loaded on its first request.
     """
     lab = Lab()
     settings = {**server_settings(given), "report": TerminalReport()}
@@ -63,7 +65,7 @@ def serve(models: tuple[str, ...], config: Path | None, detach: bool, allow_over
 @click.argument("name", required=False)
 @click.option("--all", "everything", is_flag=True, help="Stop every server.")
 def stop(name: str | None, everything: bool) -> None:
-    """Stop server NAME, whoever holds it."""
+    """Stop server NAME for everyone who uses it (default: the only one)."""
     lab = Lab()
     names = [one.name for one in lab.servers()]
     if name is None and not names:
@@ -72,7 +74,7 @@ def stop(name: str | None, everything: bool) -> None:
     if not everything and name is None and len(names) > 1:
         raise BadInput(
             f"Which server? {len(names)} are up: {', '.join(names)}.",
-            fix="Name one, or say --all.",
+            fix="Name one of them, or stop them all with --all.",
             field="NAME",
             value=None,
         )
@@ -91,7 +93,7 @@ def stop(name: str | None, everything: bool) -> None:
 @click.option("-n", "lines", default=50, show_default=True, help="Lines from the end.")
 @click.option("-f", "follow", is_flag=True, help="Go on printing new lines until Ctrl-C.")
 def logs(name: str | None, lines: int, follow: bool) -> None:
-    """The log of server NAME (default: the only one)."""
+    """Print the log of server NAME (default: the only one)."""
     lab = Lab()
     names = [one.name for one in lab.servers()]
     chosen = name or (names[0] if len(names) == 1 else None)
@@ -109,7 +111,7 @@ def logs(name: str | None, lines: int, follow: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds it may take to answer.")
 def test_server(url: str | None, as_json: bool, timeout: float) -> None:
-    """Health and completion check of the server at URL (default: the one that is up); exit code 1 when either fails.
+    """Check that the server at URL is healthy and completes a prompt (default: the one that is up); exit code 1 if not.
 
     URL is an address, or the name of one of noa_lab's servers. For an address the key is read from NOA_LAB_API_KEY.
     """

@@ -20,7 +20,7 @@ START_NOTEBOOK = "00_start_here.ipynb"
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(as_json: bool) -> None:
-    """What this machine has and what is missing."""
+    """Show what this machine has and what is missing; exit code 1 if something will not work."""
     report = Lab().check()
     if as_json:
         print_json(report.as_dict())
@@ -36,17 +36,24 @@ def check(as_json: bool) -> None:
     "source",
     default="auto",
     metavar="auto|release|source|system|PATH",
-    help="Prebuilt, compiled here, found on this machine, or an archive or folder of programs.  [default: auto]",
+    help="Where from: prebuilt, compiled here, already on this machine, or an archive or folder of programs.  [default: auto]",
 )
 @click.option("--source", "source_path", metavar="PATH", help="llama.cpp's source: an archive, a checkout or a folder.")
 @click.option("--tag", metavar="TAG", help="Release: bNNNN, latest-stable or latest-nightly.")
-@click.option("--backend", metavar="NAME", help="cpu, cuda, vulkan, rocm, metal, ...")
-@click.option("--native", is_flag=True, help="Compile for this very CPU.")
-@click.option("--mirror", metavar="URL", help="A copy of llama.cpp's releases.")
+@click.option(
+    "--backend",
+    metavar="NAME",
+    help="What it computes with: cpu, cuda, vulkan, rocm, metal, ... (default: what suits this machine).",
+)
+@click.option("--native", is_flag=True, help="Compile for exactly this CPU, which is faster.")
+@click.option("--mirror", metavar="URL", help="Address of a copy of llama.cpp's releases.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def install(*, dry_run: bool, as_json: bool, **options: Unpack[InstallOptions]) -> None:
-    """Get llama.cpp, verify it with the default model, put it in place."""
+    """Get llama.cpp, try it with the default model, and put it in place.
+
+    Without options it takes what suits this machine, and returns at once if a working llama.cpp is here.
+    """
     lab = Lab()
     if dry_run:
         plan = lab.plan_install(**options)
@@ -69,7 +76,7 @@ def install(*, dry_run: bool, as_json: bool, **options: Unpack[InstallOptions]) 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def rollback(as_json: bool) -> None:
-    """Use the llama.cpp that was used before the current one."""
+    """Go back to the llama.cpp that was used before; a second rollback undoes the first."""
     runtime = Lab().rollback()
     if as_json:
         print_json({"runtime": runtime.as_dict()})
@@ -80,7 +87,7 @@ def rollback(as_json: bool) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def runtimes(as_json: bool) -> None:
-    """The llama.cpp builds on this machine, the current one first."""
+    """List the llama.cpp builds on this machine, the current one first."""
     found = Lab().runtimes()
     if as_json:
         print_json({"runtimes": [runtime.as_dict() for runtime in found]})

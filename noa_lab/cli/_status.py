@@ -20,7 +20,7 @@ __all__ = ["COMMANDS"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--show-key", is_flag=True, help="Print the API keys too; in a terminal only.")
 def status(name: str | None, as_json: bool, show_key: bool) -> None:
-    """The servers that are up; with NAME, all about one: slots, memory, where each setting comes from."""
+    """List the servers that are up; with NAME, show all about one: slots, memory, where each setting comes from."""
     lab = Lab()
     found = lab.servers()
     if name is not None:

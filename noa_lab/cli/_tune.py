@@ -21,9 +21,9 @@ __all__ = ["COMMANDS"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tune(model: str | None, show: bool, forget: bool, rounds: int, as_json: bool) -> None:
-    """Measure which threads, batch and slots are fastest for MODEL here; servers start with them afterwards.
+    """Measure which threads, batch size and slots are fastest for MODEL here; its servers then start with them.
 
-    Takes about a minute for a small model. Let nothing else compute meanwhile.
+    This takes about a minute for a small model. Let the machine do nothing else meanwhile.
     """
     lab = Lab()
     if forget:
