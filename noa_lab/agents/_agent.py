@@ -117,7 +117,7 @@ class DigestAgent:
     def _text_plan(self, text: str) -> Plan:
         if not text.strip():
             raise BadInput(
-                "There is no text to analyse.", fix="Give the repository's content.", field="text", value=text
+                "There is no text to analyse.", fix="Give the repository's content as text.", field="text", value=text
             )
         return self._planner.text(text, self._prompt or DigestPrompt.seed())
 

@@ -136,7 +136,12 @@ def load_yaml(path: Path) -> YamlDocument:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigInvalid(
-            f"{path} cannot be read: {reason}.", fix="Check the path.", file=str(path), line=0, key="", value=None
+            f"{path} cannot be read: {reason}.",
+            fix="Check that the file exists and that you may read it.",
+            file=str(path),
+            line=0,
+            key="",
+            value=None,
         ) from None
     if size > _MAX_BYTES:
         message = f"{path} has {size:,} bytes; settings are at most {_MAX_BYTES:,}."

@@ -134,14 +134,14 @@ def check_address(url: str, *, field: str, allow_http_loopback: bool) -> str:
         good = False
     if not good or not encrypted(url, allow_http_loopback=allow_http_loopback) or parts.query or parts.fragment:
         raise BadInput(
-            f"{field} {shown(url)!r} is no https address.",
+            f"{field} {shown(url)!r} is not an https address.",
             fix="Give one like https://mirror.example/llama.cpp.",
             field=field,
         )
     if parts.username is not None or parts.password is not None:
         raise BadInput(
             f"{field} holds a user name or password, which would end up in logs.",
-            fix="Use an address that needs none.",
+            fix="Give the address without a user name and password.",
             field=field,
         )
     return url.rstrip("/")

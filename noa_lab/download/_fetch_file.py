@@ -241,8 +241,8 @@ class _Fetch:
         size = part.pieces.here
         if order.expected is not None and found != order.expected:
             error = ChecksumMismatch(
-                f"{order.target.name} arrived wrong: its sha256 is {found}, and not {order.expected}.",
-                fix="Start it again; if it stays so, do not use that source.",
+                f"{order.target.name} arrived damaged, or is another file: its sha256 is {found}, not {order.expected}.",
+                fix="Download it again; if the hash is wrong again, do not use this source.",
                 source=shown(order.url),
                 expected=order.expected,
                 found=found,

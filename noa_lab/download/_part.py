@@ -112,7 +112,7 @@ class Part:
             if _inode(self.path) != self._inode:
                 raise DownloadFailed(
                     f"{self.path} was replaced while it was written: another process fetches the same file.",
-                    fix="Wait for the other one, then start it again.",
+                    fix="Wait until the other download has ended, then start this one again.",
                     source=self.facts.url,
                     reason="another process fetches the same file, and the drive's locks do not keep them apart",
                     kind="busy",

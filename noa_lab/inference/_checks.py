@@ -26,8 +26,8 @@ def check_config(config: object) -> InferenceConfig:
         return InferenceConfig()
     if not isinstance(config, InferenceConfig):
         raise BadInput(
-            f"config is a {type(config).__name__}.",
-            fix="Give an InferenceConfig, for example InferenceConfig(max_tokens=40).",
+            f"config is a {type(config).__name__}, not an InferenceConfig.",
+            fix="Give for example InferenceConfig(max_tokens=40).",
             field="config",
             value=config,
         )
@@ -56,7 +56,7 @@ def check_tokens(prompt: Sequence[object], field: str = "prompt") -> tuple[int, 
     for index, token in enumerate(prompt):
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**31:
             raise BadInput(
-                f"{field}[{index}] = {token!r} is no token id.",
+                f"{field}[{index}] = {token!r} is not a token id.",
                 fix="Give text, or whole numbers as engine.tokenize() returns them.",
                 field=field,
                 value=token,
@@ -75,13 +75,21 @@ def check_conversation(messages: object) -> list[ChatMessage]:
     """The messages as a list, if they are a conversation."""
     fix = "Give a list such as [ChatMessage.user('Hello')]."
     if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
-        raise BadInput(f"messages is a {type(messages).__name__}.", fix=fix, field="messages", value=messages)
+        raise BadInput(
+            f"messages is a {type(messages).__name__}, not a list of messages.",
+            fix=fix,
+            field="messages",
+            value=messages,
+        )
     if not messages:
         raise BadInput("The conversation is empty.", fix=fix, field="messages", value=[])
     for index, message in enumerate(messages):
         if not isinstance(message, ChatMessage):
             raise BadInput(
-                f"messages[{index}] is a {type(message).__name__}.", fix=fix, field=f"messages.{index}", value=message
+                f"messages[{index}] is a {type(message).__name__}, not a ChatMessage.",
+                fix=fix,
+                field=f"messages.{index}",
+                value=message,
             )
         check_text(message.content)
     return list(messages)
@@ -109,7 +117,9 @@ def check_texts(texts: object) -> list[str]:
     listed = [texts] if isinstance(texts, str) else texts
     if not isinstance(listed, Sequence) or isinstance(listed, bytes) or not listed:
         fix = "Give a text or a list of texts."
-        raise BadInput(f"texts is {texts!r}."[:200], fix=fix, field="texts", value=texts)
+        raise BadInput(
+            f"texts is neither a text nor a list of texts: {texts!r}."[:200], fix=fix, field="texts", value=texts
+        )
     for index, text in enumerate(listed):
         if not check_text(text):
             raise BadInput(f"texts[{index}] is empty.", fix="Leave it out.", field=f"texts.{index}", value=text)

@@ -325,7 +325,10 @@ class EngineBase(abc.ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise BadInput(
-                f"The engine of {self._model_name!r} is closed.", fix="Make a new one.", field="engine", value="closed"
+                f"The engine of {self._model_name!r} is closed.",
+                fix="Make a new engine; a closed one stays closed.",
+                field="engine",
+                value="closed",
             )
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:

@@ -228,7 +228,11 @@ class Endpoint:
                 found = await self._open().post(url, cast_to=object, body=dict(body))
         if not isinstance(found, dict):
             raise RequestRefused(
-                f"{url} did not answer with an object.", fix="Check the address.", status=200, type="", url=url
+                f"{url} did not answer with an object.",
+                fix="Check that the address is that of an OpenAI-compatible API, usually ending in /v1.",
+                status=200,
+                type="",
+                url=url,
             )
         return found
 

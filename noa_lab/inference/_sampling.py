@@ -94,7 +94,7 @@ def check_echo(asked: Mapping[str, Any], settings: Mapping[str, Any], url: str) 
 def _changed(name: str, found: str, url: str) -> RequestRefused:
     return RequestRefused(
         f"The server used {name} = {found}.",
-        fix=f"Choose a {name} that this server honours.",
+        fix=f"Choose another {name}, which this server does not change, or install another llama.cpp.",
         url=url,
         field=name,
         status=200,

@@ -212,7 +212,10 @@ class ScriptedEngine(EngineBase):
             return "".join(known[token] for token in tokens)
         except IndexError:
             raise BadInput(
-                "There is no such token.", fix="Use ids from tokenize().", field="tokens", value=max(tokens)
+                f"{max(tokens)} is not a token of this engine.",
+                fix="Use ids from tokenize().",
+                field="tokens",
+                value=max(tokens),
             ) from None
 
     async def _embed(self, texts: list[str]) -> Embeddings:

@@ -44,14 +44,14 @@ class Tool:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise BadInput(
-                f"{self.name!r} is no name of a tool.",
+                f"{self.name!r} cannot be the name of a tool.",
                 fix="Use letters, digits, '_' and '-', at most 64.",
                 field="name",
                 value=self.name,
             )
         if self.parameters.get("type") != "object":
             raise BadInput(
-                f"The parameters of the tool {self.name!r} are no object.",
+                f"The parameters of the tool {self.name!r} are not an object.",
                 fix='Give a JSON Schema with "type": "object", or make the tool from a function with tool(function).',
                 field="parameters",
                 value=dict(self.parameters),

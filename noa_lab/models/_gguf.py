@@ -57,7 +57,11 @@ def read_header_of(path: Path) -> GgufHeader:
             return read_header(OpenFile(file, size, path.name))
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ModelFileBroken(f"{path} cannot be read: {reason}.", fix="Check the path.", path=str(path)) from None
+        raise ModelFileBroken(
+            f"{path} cannot be read: {reason}.",
+            fix="Check that the file exists and that you may read it.",
+            path=str(path),
+        ) from None
 
 
 def read_header(source: ByteSource) -> GgufHeader:

@@ -111,7 +111,7 @@ def _get(
         blob, pointer = cache.blob(entry.etag), cache.pointer(plan.commit, entry.path)
     except ValueError:
         raise DownloadFailed(
-            f"{plan.repo} has a file that cannot be kept: {entry.path!r}.",
+            f"{plan.repo} has a file whose name cannot be used here: {entry.path!r}.",
             fix="Choose another file, or another repository.",
             source=f"hf://{plan.repo}",
             reason="an unusable name",

@@ -110,8 +110,8 @@ def import_model(
     digest = hashes[0] if len(hashes) == 1 else sha256_of_parts(hashes)
     if stored.sha256 and stored.sha256 != digest:
         raise ChecksumMismatch(
-            f"The bytes of {stored.name} are not those that {stored.tool} has stored.",
-            fix=f"Get it again with {stored.tool}.",
+            f"The file of {stored.name} is damaged: its hash is not the one that {stored.tool} has recorded.",
+            fix=f"Download it again with {stored.tool}.",
             source=str(files[0]),
             expected=stored.sha256,
             found=digest,
@@ -149,9 +149,14 @@ def _free_name(name: str | None, stored: StoredModel, digest: str, home: Home) -
     if name is not None:
         if not _NAME.fullmatch(name):
             fix = "Use letters, digits, dots, dashes and underscores."
-            raise BadInput(f"{name!r} is no name for a model.", fix=fix, field="name", value=name)
+            raise BadInput(f"{name!r} cannot be the name of a model.", fix=fix, field="name", value=name)
         if name in taken or any(path.exists() or path.is_symlink() for path in _places(name, len(stored.files), home)):
-            raise BadInput(f"The name {name!r} is taken.", fix="Choose another one.", field="name", value=name)
+            raise BadInput(
+                f"There is a model named {name!r} already.",
+                fix="Choose another name with name= (`--name`).",
+                field="name",
+                value=name,
+            )
         return name
     plain = name_for(stored.name)
     number, candidate = 1, plain

@@ -143,7 +143,10 @@ def _refuse(parent: ModelFile, name: str, target: Path, home: Home, *, allow_req
     taken = name in catalogue(home) or any(model.name == name for model in installed(home))
     if taken or target.exists() or target.is_symlink():
         raise BadInput(
-            f"The name {name!r} is taken.", fix="Choose another one with name= (`--name`).", field="name", value=name
+            f"There is a model named {name!r} already.",
+            fix="Choose another name with name= (`--name`).",
+            field="name",
+            value=name,
         )
 
 

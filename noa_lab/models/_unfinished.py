@@ -140,7 +140,10 @@ def discard_unfinished(source: str, home: Home) -> int:
     work = next((work for work in _works(home) if work[1] == source), None)
     if work is None:
         raise BadInput(
-            f"Nothing is half-fetched from {source!r}.", fix="See `unfinished`.", field="source", value=source
+            f"There is no unfinished download from {source!r}.",
+            fix="`noa-lab models disk` lists the unfinished ones.",
+            field="source",
+            value=source,
         )
     folder = work[0]
     try:
@@ -151,7 +154,7 @@ def discard_unfinished(source: str, home: Home) -> int:
             folder.done()
     except Timeout:
         raise BadInput(
-            f"{source} is being fetched right now.", fix="Cancel that first.", field="source", value=source
+            f"{source} is being downloaded right now.", fix="Cancel that download first.", field="source", value=source
         ) from None
     return here
 

@@ -83,7 +83,9 @@ def unpack(
     """
     if into.is_symlink() or (into.exists() and (not into.is_dir() or any(into.iterdir()))):
         raise SetupError(
-            f"{into} is there already.", fix="Give a folder that does not exist, or is empty.", path=str(into)
+            f"{into} is there already, and not empty.",
+            fix="Give a folder that does not exist, or is empty.",
+            path=str(into),
         )
     into.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".unpack-", dir=into.parent))

@@ -68,7 +68,7 @@ def open_source(path: Path, work: Path, *, report: Report, cancel: CancelToken |
         folder = _top(unpacked, path)
     else:
         raise BadInput(
-            f"There is no {path}.",
+            f"There is no file or folder {path}.",
             fix="Name an archive or a folder of llama.cpp's source.",
             field="source_path",
             value=str(path),

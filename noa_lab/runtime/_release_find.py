@@ -82,7 +82,7 @@ def find_release(
     """
     if tag not in ("latest-stable", "latest-nightly") and not (_NIGHTLY.fullmatch(tag) or _STABLE.fullmatch(tag)):
         raise BadInput(
-            f"{tag!r} is no release tag of llama.cpp.",
+            f"{tag!r} is not a release tag of llama.cpp.",
             fix="Give one like b11312, or latest-stable, or latest-nightly.",
             field="tag",
             value=tag,

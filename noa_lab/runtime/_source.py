@@ -80,7 +80,7 @@ def _unpack(sdist: Path, folder: Path, report: Report, cancel: CancelToken | Non
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DownloadFailed(
             f"{sdist.name} holds no usable llama.cpp source: {error}.",
-            fix="Start it again; if it stays so, check the package index that pip is set to use.",
+            fix="Try again; if that fails, too, check the package index that pip is set to use (`pip config list`).",
             source=sdist.name,
             reason=str(error),
         ) from None

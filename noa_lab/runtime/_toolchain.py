@@ -86,7 +86,7 @@ def find_toolkit(backend: str) -> dict[str, str]:
         return {"HIP_PLATFORM": "amd", "HIP_PATH": str(compiler.resolve().parent.parent), **_hip_clang(compiler)}
     if backend == "metal" and sys.platform != "darwin":
         raise ToolMissing(
-            "Metal is on macOS alone.", fix="Choose another backend: cpu, cuda, vulkan or rocm.", tool="metal"
+            "Metal exists only on macOS.", fix="Choose another backend: cpu, cuda, vulkan or rocm.", tool="metal"
         )
     return {}
 

@@ -76,11 +76,14 @@ def read_wish(options: InstallOptions) -> Wish:
     native, mirror, source_path = said["native"], _text("mirror", said["mirror"]), said["source_path"]
     if not isinstance(native, bool):
         raise BadInput(
-            f"native = {native!r} is neither True nor False.", fix="Leave it out.", field="native", value=native
+            f"native = {native!r} is neither True nor False.",
+            fix="Give True, or leave it out for a portable build.",
+            field="native",
+            value=native,
         )
     if tag is not None and not _TAG.fullmatch(tag):
         raise BadInput(
-            f"{tag!r} is no release tag of llama.cpp.",
+            f"{tag!r} is not a release tag of llama.cpp.",
             fix="Give one like b11312, or latest-stable, or latest-nightly.",
             field="tag",
             value=tag,
@@ -104,7 +107,7 @@ def _text(field: str, value: object) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise BadInput(
-        f"{field} = {value!r} is not allowed.", fix="Give it as text, or leave it out.", field=field, value=value
+        f"{field} = {value!r} is not allowed.", fix="Give a text, or leave it out.", field=field, value=value
     )
 
 
@@ -120,7 +123,7 @@ def _way(source: str | Path) -> tuple[Path | None, str]:
 def _existing(field: str, path: Path, what: str) -> Path:
     path = path.expanduser().absolute()
     if not path.exists():
-        raise BadInput(f"There is no {path}.", fix=f"Name {what}.", field=field, value=str(path))
+        raise BadInput(f"There is no file or folder {path}.", fix=f"Give {what}.", field=field, value=str(path))
     return path
 
 

@@ -128,7 +128,8 @@ def _health(url: str, api_key: str, timeout: float) -> _Found:
         return _Found(f"no /health, but it lists its models: {', '.join(names) or 'none'}")
     if status != 200:
         raise InferenceError(
-            f"/health answered {status}: {body[:120].decode(errors='replace')}", fix="Wait until the model is loaded."
+            f"/health answered {status}: {body[:120].decode(errors='replace')}",
+            fix="Wait until the model is loaded, then check again.",
         )
     return _Found("ok")
 
@@ -164,8 +165,8 @@ def _openai_completion(url: str, api_key: str, timeout: float) -> _Found:
 def _answered(text: object, tokens: object, rate: float | None) -> _Found:
     if not isinstance(text, str) or not text:
         raise InferenceError(
-            "The answer holds no text: this is no server of a language model, or it has no model.",
-            fix="Check the address.",
+            "The answer holds no text: this is not a server of a language model, or it has no model loaded.",
+            fix="Check the address, and that the server has a model.",
         )
     count = tokens if isinstance(tokens, int) else 0
     speed = f" at {rate:.0f} tokens/s" if rate else ""

@@ -198,7 +198,7 @@ def wait_ready(
         if time.monotonic() > deadline:
             raise ServerNotReady(
                 f"{record.name} was not ready after {timeout:.0f} s.",
-                fix="Give it more time, take a smaller model, or look into its log.",
+                fix=f"Look into its log (`noa-lab logs {record.name}`), or take a smaller model.",
                 name=record.name,
                 seconds=timeout,
                 log_tail=log_lines(record, 20),

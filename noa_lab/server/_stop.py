@@ -42,7 +42,7 @@ def stop(home: Home, name: str) -> None:
 def _refuse_foreign(home: Home, name: str) -> None:
     if any(one.name == name for one in foreign_servers(home)):
         raise ServerError(
-            f"{name} was not started from here, so it is not ended from here.",
+            f"noa_lab has not started {name} from this home, so it does not end it.",
             fix="End it with the program that started it.",
             name=name,
         )
@@ -71,7 +71,7 @@ def end_server(home: Home, record: ServerRecord) -> None:
     if not record.local and not record.stale:
         raise ServerError(
             f"{record.name} runs on another machine ({record.here.partition('/')[0]}).",
-            fix="Stop it there.",
+            fix="Run `noa-lab stop` on that machine.",
             name=record.name,
         )
     answer = ask_watcher(record, "stop", why=f"it was stopped by process {os.getpid()}")
@@ -80,7 +80,10 @@ def end_server(home: Home, record: ServerRecord) -> None:
             signal_process(mark, getattr(signal, "SIGKILL", signal.SIGTERM))
     if not _gone(record, _PATIENCE):
         raise ServerError(
-            f"{record.name} cannot be ended.", fix="End its process by hand.", name=record.name, record=record.name
+            f"{record.name} did not end, not even when it was killed.",
+            fix="End its process with the system's own tools; `noa-lab status` shows its pid.",
+            name=record.name,
+            record=record.name,
         )
     with registry_lock(home):
         folder = record_folder(home, record.name)

@@ -156,7 +156,7 @@ def _json(typed: object) -> Any:
         return json.loads(str(typed))
     except ValueError as error:
         raise BadInput(
-            f"This is no JSON: {error}.",
+            f"This is not JSON: {error}.",
             fix='Write [{"role": "user", "content": "..."}].',
             field="messages",
             value=typed,
@@ -181,7 +181,7 @@ def typed_inputs(form: Form) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError as error:
             raise BadInput(
-                f"Line {number} is no JSON: {error}.",
+                f"Line {number} is not JSON: {error}.",
                 fix='Write one object a line: {"text": "..."}.',
                 field="inputs",
                 value=line,
@@ -193,7 +193,12 @@ def _csv(typed: str) -> list[dict[str, Any]]:
     try:
         lines = [row for row in csv.reader(io.StringIO(typed.strip(), newline=""), strict=True) if row]
     except csv.Error as error:
-        raise BadInput(f"This is no CSV: {error}.", fix="Check the quotes.", field="inputs", value=typed) from None
+        raise BadInput(
+            f"This is not CSV: {error}.",
+            fix="Check the quotes: each one that is opened must be closed.",
+            field="inputs",
+            value=typed,
+        ) from None
     if not lines:
         return []
     header = [name.strip() for name in lines[0]]

@@ -153,7 +153,7 @@ class ModelPanel(Panel):
         """Make a smaller model of the chosen one."""
         to = words(self._form, "to")
         if not to:
-            raise BadInput("No type is chosen.", fix="Choose one, for example Q4_K_M.", field="to", value="")
+            raise BadInput("No type is chosen yet.", fix="Choose one, for example Q4_K_M.", field="to", value="")
         ref = self._facts.chosen
         allow = ticked(self._form, "requantize")
 
@@ -186,7 +186,9 @@ class ModelPanel(Panel):
     def do_really_remove(self, model: str) -> None:
         """Remove the model that was asked about."""
         if model != self._removing:
-            raise BadInput("Nobody was asked about this model.", fix="Press Remove first.", field="model", value=model)
+            raise BadInput(
+                "This model was not asked about first.", fix="Press Remove first.", field="model", value=model
+            )
         self._removing = ""
         self._work(
             "Removing the model",

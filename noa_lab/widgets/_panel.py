@@ -264,7 +264,7 @@ class Panel(anywidget.AnyWidget):
     def _take(self, content: object) -> None:
         if not isinstance(content, dict) or not isinstance(content.get("action"), str):
             raise BadInput(
-                "The browser sent a message that is no action.",
+                "The browser sent a message that this panel does not know.",
                 fix="Run the cell again.",
                 field="action",
                 value=content,

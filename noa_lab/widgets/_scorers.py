@@ -42,7 +42,10 @@ def _scorer(number: int, line: str) -> Any:
     match = _LINE.fullmatch(line)
     if match is None:
         raise BadInput(
-            f"Line {number}, {line!r}, is no scorer.", fix='Write it like "max_words: 30".', field="scorers", value=line
+            f"Line {number}, {line!r}, is not a scorer.",
+            fix='Write it like "max_words: 30".',
+            field="scorers",
+            value=line,
         )
     written, argument = match["kind"], (match["argument"] or "").strip()
     kind = written.removeprefix("not_")

@@ -358,7 +358,7 @@ def test_a_failed_migration_leaves_the_old_database(tmp_path, monkeypatch):
 def test_a_file_that_is_no_database_is_named(tmp_path, content):
     path = tmp_path / "runs.db"
     path.write_bytes(content)
-    with pytest.raises(BadInput, match="no readable database"):
+    with pytest.raises(BadInput, match="cannot be read as a database"):
         Store(path)
 
 

@@ -379,7 +379,7 @@ def test_no_room_for_a_stand_in_is_no_stand_in(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_name_without_a_place_to_look_has_no_fit(empty_home: Home) -> None:
-    with pytest.raises(BadInput, match="once it is here"):
+    with pytest.raises(BadInput, match="once the model is on this machine"):
         find_fit("pypi://some-dist==1.0/some/model.gguf", empty_home, MemorySettings())
 
 

@@ -67,8 +67,8 @@ def test_what_arguments_mean_together(arguments: dict[str, object], expected: Wi
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"tag": "4315"}, BadInput, "no release tag"),
-        ({"tag": "../../b1"}, BadInput, "no release tag"),
+        ({"tag": "4315"}, BadInput, "not a release tag"),
+        ({"tag": "../../b1"}, BadInput, "not a release tag"),
         ({"source": "sorce"}, UnknownName, "sorce"),
         ({"source": "no/such/file.zip"}, BadInput, "no/such/file.zip"),
         ({"source": "system", "tag": "b4315"}, BadInput, "tag 'b4315' means nothing"),

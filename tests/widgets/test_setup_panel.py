@@ -78,7 +78,7 @@ def test_the_plan_follows_what_is_typed_and_looks_at_the_machine_only_once(lab, 
     assert texts(panel, "plan")[0][1] == "Get llama.cpp by release b11312"
     assert checks == [1]
     send(panel, "edit", {"tag": "11312"}, seq=9)
-    assert "no release tag" in block(panel, "tag")["error"]
+    assert "not a release tag" in block(panel, "tag")["error"]
     assert "latest-stable" in block(panel, "tag")["error"]
     send(panel, "install", seq=10)
     assert panel.settle()

@@ -77,7 +77,7 @@ class Grid:
         if not self.exclude.leaves_some(self):
             raise BadInput(
                 "Everything in the grid is excluded.",
-                fix="Exclude less.",
+                fix="Take a rule out of exclude=, or make one narrower.",
                 field="exclude",
                 value=self.exclude.as_list(),
             )
@@ -207,7 +207,12 @@ def _prompts(given: object) -> dict[str, Prompt]:
         )
     for name in given:
         if not isinstance(name, str) or not name.strip():
-            raise BadInput(f"{name!r} is no name for a prompt.", fix="Use a text.", field="prompts", value=name)
+            raise BadInput(
+                f"{name!r} cannot be the name of a prompt.",
+                fix="Use a text that is not empty.",
+                field="prompts",
+                value=name,
+            )
     return {name: Prompt.of(value, name) for name, value in given.items()}
 
 
@@ -216,11 +221,14 @@ def _models(given: Iterable[str] | str | None) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise BadInput(
-                f"{name!r} is no reference of a model.", fix="Use a name of the catalogue.", field="models", value=name
+                f"{name!r} cannot name a model.",
+                fix="Use a name of the catalogue, a reference or a path.",
+                field="models",
+                value=name,
             )
         if names.count(name) > 1:
             raise BadInput(
-                f"The model {name!r} is there {names.count(name)} times.",
+                f"The model {name!r} is named {names.count(name)} times.",
                 fix="Name each model once; repeats= asks it several times.",
                 field="models",
                 value=name,
@@ -258,7 +266,7 @@ def _sampling(number: int, value: object) -> InferenceConfig:
         return value
     if not isinstance(value, Mapping):
         raise BadInput(
-            f"sampling[{number}] = {value!r} is no sampling.",
+            f"sampling[{number}] = {value!r} is not a sampling.",
             fix="Write {temperature: 0.7, max_tokens: 24}.",
             field=f"sampling[{number}]",
             value=value,

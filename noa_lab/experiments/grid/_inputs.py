@@ -230,7 +230,10 @@ def _read_file(path: Path) -> Iterator[Row]:
         ) from None
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be read: {error.strerror}.", fix="Check its permissions.", field="inputs", value=str(path)
+            f"{path} cannot be read: {error.strerror}.",
+            fix="Check that the file exists and that you may read it.",
+            field="inputs",
+            value=str(path),
         ) from None
     return _read_csv(path, text) if suffix == ".csv" else _read_jsonl(path, text)
 
@@ -243,14 +246,17 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     except ImportError:
         raise BadInput(
             f"{path} is a Parquet file, and pyarrow is not installed.",
-            fix="pip install pyarrow, or save the inputs as CSV or JSONL.",
+            fix="Run `pip install pyarrow`, or save the inputs as CSV or JSONL.",
             field="inputs",
             value=str(path),
         ) from None
     except Exception as error:
         # pyarrow has an error class for each way a file can be broken.
         raise BadInput(
-            f"{path} is no readable Parquet file: {error}", fix="Write it again.", field="inputs", value=str(path)
+            f"{path} cannot be read as a Parquet file: {error}",
+            fix="Write the file again, or give the inputs as CSV or JSONL.",
+            field="inputs",
+            value=str(path),
         ) from None
 
 

@@ -68,7 +68,7 @@ def load_prompts(path: Path | str) -> dict[str, Prompt]:
             if name in found:
                 raise BadInput(
                     f"{file} has a prompt called {name!r}, as has {found[name][0]}.",
-                    fix="Rename one.",
+                    fix="Rename one of them.",
                     field="prompts",
                     value=name,
                 )
@@ -135,8 +135,8 @@ def _text(file: Path) -> str:
         raw = file.read_bytes()
         if len(raw) > _LONGEST_FILE:
             raise BadInput(
-                f"{file} has {len(raw):,} bytes.",
-                fix="Put long texts into the inputs.",
+                f"{file} has {len(raw):,} bytes; files with prompts have at most {_LONGEST_FILE:,}.",
+                fix="Move long texts into the inputs.",
                 field="prompts",
                 value=str(file),
             )
@@ -147,7 +147,10 @@ def _text(file: Path) -> str:
         ) from None
     except OSError as error:
         raise BadInput(
-            f"{file} cannot be read: {error.strerror}.", fix="Check the path.", field="prompts", value=str(file)
+            f"{file} cannot be read: {error.strerror}.",
+            fix="Check that the file exists and that you may read it.",
+            field="prompts",
+            value=str(file),
         ) from None
 
 

@@ -32,7 +32,7 @@ def _message(turn: object, number: int) -> ChatMessage:
         return turn
     if not isinstance(turn, Mapping):
         raise BadInput(
-            f"Message {number} of a prompt is {turn!r}, which is no message.",
+            f"Message {number} of a prompt is {turn!r}, which is not a message.",
             fix="Write it as {role: user, content: ...}.",
             field="messages",
             value=turn,
@@ -68,10 +68,10 @@ class Prompt:
         for name in ("system", "user"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
-                raise BadInput(f"{name} = {value!r} is no text.", fix="Give a text.", field=name, value=value)
+                raise BadInput(f"{name} = {value!r} is not a text.", fix="Give a text.", field=name, value=value)
         if isinstance(self.messages, str | Mapping) or not isinstance(self.messages, Iterable):
             raise BadInput(
-                "messages is no list of messages.",
+                "messages is not a list of messages.",
                 fix="Give a list of {role, content}, or use user= for one message.",
                 field="messages",
                 value=self.messages,

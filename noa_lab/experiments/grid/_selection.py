@@ -91,7 +91,7 @@ class Exclusions:
 def _listed(given: object) -> list[Any]:
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise BadInput(
-            "exclude is no list of mappings.",
+            "exclude is not a list of mappings.",
             fix='Write exclude=[{"prompt": "plain", "model": "small"}].',
             field="exclude",
             value=given,

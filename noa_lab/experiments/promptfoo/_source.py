@@ -52,7 +52,7 @@ class Source:
         if not isinstance(data, Mapping):
             raise BadInput(
                 f"{path} is no promptfoo configuration.",
-                fix="It is a mapping with prompts, providers and tests.",
+                fix="Give a file with prompts, providers and tests.",
                 field="file",
                 value=str(path),
             )
@@ -61,7 +61,9 @@ class Source:
     def _resolved(self, value: Any, root: Mapping[str, Any], depth: int) -> Any:
         """The value with `$ref: '#/...'` replaced by what it refers to."""
         if depth > _MOST_DEPTH:
-            raise BadInput("$ref refers to itself.", fix="Remove the circle.", field="$ref", value="...")
+            raise BadInput(
+                "A $ref refers to itself.", fix="Take out one $ref of the circle.", field="$ref", value="..."
+            )
         if isinstance(value, list):
             return [self._resolved(each, root, depth) for each in value]
         if not isinstance(value, Mapping):
@@ -72,7 +74,12 @@ class Source:
             for part in target[2:].split("/"):
                 found = found.get(part) if isinstance(found, Mapping) else None
             if found is None:
-                raise BadInput(f"$ref {target!r} leads nowhere.", fix="Correct it.", field="$ref", value=target)
+                raise BadInput(
+                    f"$ref {target!r} leads nowhere.",
+                    fix="Correct its path, or take it out.",
+                    field="$ref",
+                    value=target,
+                )
             return self._resolved(found, root, depth + 1)
         return {str(key): self._resolved(each, root, depth) for key, each in value.items()}
 

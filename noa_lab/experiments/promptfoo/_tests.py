@@ -64,7 +64,7 @@ def read_cases(source: Source) -> list[Case]:
             if len(found) > _MOST:
                 raise BadInput(
                     f"The configuration has more than {_MOST:,} test cases.",
-                    fix="Import a part.",
+                    fix="Split the configuration, and import its parts one by one.",
                     field="tests",
                     value=len(found),
                 )

@@ -71,7 +71,7 @@ def verdicts_chart(verdicts: Verdicts) -> alt.LayerChart:
     if not rows:
         raise BadInput(
             "There is no comparison with an interval to draw.",
-            fix="Wait for answers and scores.",
+            fix="Wait until the run has answers and scores, then draw it again.",
             field="run",
             value=None,
         )

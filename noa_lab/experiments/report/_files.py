@@ -30,7 +30,7 @@ def output_path(path: str | os.PathLike[str], *suffixes: str) -> Path:
     target = Path(path).expanduser().absolute()
     if target.suffix.lower() not in suffixes:
         fix = f"End the name with {' or '.join(suffixes)}."
-        raise BadInput(f"{target.name!r} is no name for this file.", fix=fix, field="path", value=str(path))
+        raise BadInput(f"{target.name!r} has the wrong ending for this file.", fix=fix, field="path", value=str(path))
     if target.is_dir():
         raise BadInput(f"{target} is a folder.", fix="Give the path of a file.", field="path", value=str(path))
     if not target.parent.is_dir():

@@ -141,7 +141,7 @@ def validator(schema: object, field: str) -> Any:
             compiled(expression, 0)
     except SchemaError as error:
         raise BadInput(
-            f"{field}: this is no JSON Schema: {error.message[:200]}.",
+            f"{field}: this is not a JSON Schema: {error.message[:200]}.",
             fix="Correct it; without $schema, JSON Schema 2020-12 is meant.",
             field=field,
             value=schema,

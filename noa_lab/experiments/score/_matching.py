@@ -58,7 +58,7 @@ def compiled(pattern: str, flags: int) -> re.Pattern[str]:
     """
     if len(pattern) > MAX_PATTERN:
         raise BadInput(
-            f"A regular expression has {len(pattern):,} characters.",
+            f"A regular expression has {len(pattern):,} characters, more than {MAX_PATTERN:,}.",
             fix=f"Use at most {MAX_PATTERN:,}.",
             field="regex",
             value=pattern[:80],
@@ -67,7 +67,7 @@ def compiled(pattern: str, flags: int) -> re.Pattern[str]:
         return re.compile(pattern, flags)
     except (re.error, RecursionError, OverflowError, MemoryError) as error:
         raise BadInput(
-            f"{pattern[:200]!r} is no regular expression: {error}.",
+            f"{pattern[:200]!r} is not a regular expression: {error}.",
             fix="Correct it; characters such as ( [ . * are taken literally when a backslash stands before them.",
             field="regex",
             value=pattern[:200],

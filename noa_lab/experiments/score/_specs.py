@@ -116,7 +116,7 @@ def scorer_from_spec(spec: Mapping[str, Any]) -> Scorer:
     """
     if not isinstance(spec, Mapping) or not all(isinstance(key, str) for key in spec):
         fix = 'Write it as {contains: "{{ expected }}"}.'
-        raise BadInput(f"{spec!r} is no scorer.", fix=fix, field="scorers", value=spec)
+        raise BadInput(f"{spec!r} is not a scorer.", fix=fix, field="scorers", value=spec)
     key, kind = kind_of_spec(spec) or _no_kind(spec)
     options = {name: value for name, value in spec.items() if name != key}
     if key != kind:
@@ -153,7 +153,7 @@ def _flagged(kind: str, wanted: object, options: dict[str, Any]) -> Scorer:
 
 def _parts(kind: str, given: object) -> list[Scorer]:
     if not isinstance(given, list | tuple):
-        raise BadInput(f"{kind}: {given!r} is no list.", fix="Give a list of scorers.", field=kind, value=given)
+        raise BadInput(f"{kind}: {given!r} is not a list.", fix="Give a list of scorers.", field=kind, value=given)
     return [scorer_from_spec(each) for each in given]
 
 
@@ -162,7 +162,9 @@ def _no_kind(spec: Mapping[str, Any]) -> tuple[str, str]:
     found = [key for key in spec if key.removeprefix("not_") in KINDS]
     if len(found) > 1:
         names = " and ".join(found)
-        raise BadInput(f"A scorer has {names}.", fix="Write one scorer for each.", field="scorers", value=dict(spec))
+        raise BadInput(
+            f"One scorer holds {names}.", fix="Write one scorer for each.", field="scorers", value=dict(spec)
+        )
     if any(key.removeprefix("not_") == "function" for key in spec):
         raise BadInput(
             f"The scorer {spec.get('name', 'function')!r} is a Python function, which a file cannot carry.",

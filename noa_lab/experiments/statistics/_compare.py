@@ -164,7 +164,12 @@ def _check_axis(cells: pd.DataFrame, by: str) -> None:
     if by not in AXES:
         raise UnknownName.among("axis", str(by), AXES, where="by")
     if by not in cells:
-        raise BadInput(f"The cells have no column {by!r}.", fix="Compare by prompt.", field="by", value=by)
+        raise BadInput(
+            f"The cells have no column {by!r}.",
+            fix=f"Compare by one that they have: {', '.join(axis for axis in AXES if axis in cells)}.",
+            field="by",
+            value=by,
+        )
 
 
 def _check_arms(cells: pd.DataFrame, arms: Sequence[str], over: str, by: Axis) -> None:

@@ -46,8 +46,8 @@ def translated(path: Path) -> Iterator[None]:
             ) from error
         if "not a database" in reason or "malformed" in reason:
             raise BadInput(
-                f"{path} is no readable database of runs: {reason}.",
-                fix="Move it away; a new one is made.",
+                f"{path} cannot be read as a database of runs: {reason}.",
+                fix="Move the file to another folder; noa_lab then makes a new one.",
                 field="path",
                 value=str(path),
             ) from error

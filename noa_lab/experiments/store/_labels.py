@@ -76,7 +76,10 @@ def checked_tag(name: str) -> str:
     text = name.strip()
     if not text or len(text) > _LONGEST_TAG or any(ord(character) < 32 for character in text):
         raise BadInput(
-            f"{name!r} is no tag.", fix=f"Give one line of 1 to {_LONGEST_TAG} characters.", field="tag", value=name
+            f"{name!r} cannot be a tag.",
+            fix=f"Give one line of 1 to {_LONGEST_TAG} characters.",
+            field="tag",
+            value=name,
         )
     return text
 
@@ -89,7 +92,12 @@ def set_note(store: Store, run_id: str, text: str) -> None:
         BadInput: When it is too long.
     """
     if len(text) > _LONGEST_NOTE:
-        raise BadInput(f"The note has {len(text):,} characters.", fix="Keep it short.", field="note", value=text[:80])
+        raise BadInput(
+            f"The note has {len(text):,} characters.",
+            fix=f"Use at most {_LONGEST_NOTE:,}.",
+            field="note",
+            value=text[:80],
+        )
     store.run(run_id)
     store.update_run(run_id, note=text)
 
@@ -124,8 +132,8 @@ def purge(store: Store, run_id: str) -> None:
     """
     if store.run(run_id)["deleted"] is None:
         raise BadInput(
-            f"The run {run_id} is not deleted.",
-            fix="Delete it first; that can be undone.",
+            f"The run {run_id} is not deleted: it is not in the bin.",
+            fix=f"Put it there first: `noa-lab runs delete {run_id}`.",
             field="run_id",
             value=run_id,
         )

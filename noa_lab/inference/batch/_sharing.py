@@ -29,7 +29,7 @@ async def prove_sharing(server: LaneServer, tokens: Sequence[int]) -> int:
     if kept < len(tokens) // 2:
         raise CannotShare(
             f"This model evaluates a prompt again that it has just evaluated ({kept} of {len(tokens)} tokens were kept).",
-            fix="Nothing: its prompts are evaluated one by one.",
+            fix="Nothing needs to be done: its prompts are evaluated one by one.",
             url=server.url,
             expected=len(tokens),
             kept=kept,

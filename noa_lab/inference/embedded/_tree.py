@@ -121,7 +121,7 @@ class TreeBatch:
         if not child.facts.get("can_go_back", True):
             raise CannotShare(
                 "This model cannot go back to where two prompts fork (it is recurrent, or has a sliding window).",
-                fix="Nothing: its prompts are evaluated one by one.",
+                fix="Nothing needs to be done: its prompts are evaluated one by one.",
                 expected=1,
                 kept=0,
             )

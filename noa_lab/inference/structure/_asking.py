@@ -135,7 +135,7 @@ class _Target:
         self.model = given if isinstance(given, type) and issubclass(given, BaseModel) else None
         if self.model is None and not isinstance(given, Mapping):
             raise BadInput(
-                f"schema is a {type(given).__name__}.",
+                f"schema is a {type(given).__name__}, not a schema.",
                 fix="Give a pydantic model or a JSON Schema.",
                 field="schema",
                 value=given,
@@ -146,8 +146,8 @@ class _Target:
         except jsonschema.SchemaError as error:
             place = "/".join(["#", *map(str, error.absolute_path)])
             raise SchemaUnsupported(
-                f"This is no JSON Schema: {error.message} (at {place}).",
-                fix="Correct the schema.",
+                f"This is not a JSON Schema: {error.message} (at {place}).",
+                fix="Correct the schema at that place.",
                 keyword=str(error.absolute_path[-1]) if error.absolute_path else "",
                 path=place,
                 reason=error.message,

@@ -178,7 +178,10 @@ def _fit_of_entry(
     words = _fit_from_words(entry, settings, free or free_memory())
     if words is None:
         raise failure or BadInput(
-            f"Nothing is known about the memory of {entry.name}.", fix="Get it first.", field="model", value=entry.name
+            f"Nothing is known about the memory of {entry.name}.",
+            fix=f"Get it first: `noa-lab models get {entry.name}`.",
+            field="model",
+            value=entry.name,
         )
     reason = "" if failure is None or way.quick else failure.message
     return replace(words, notes=(*words.notes, *([reason] if reason else [])))
@@ -214,7 +217,10 @@ def _heads(ref: str, home: Home, way: _Way) -> list[Head]:
         return kept
     if way.quick:
         raise DownloadFailed(
-            f"The header of {ref} was not read yet.", fix="Ask without `quick`.", source=ref, reason="quick"
+            f"The header of {ref} was not read yet.",
+            fix="Leave out quick=True (`--quick`), so that it can be read.",
+            source=ref,
+            reason="quick",
         )
     heads = read_heads(parse_reference(ref), report=way.report, cancel=way.cancel)
     remember_heads(home, ref, heads)

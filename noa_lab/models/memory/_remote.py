@@ -88,7 +88,7 @@ def _files(reference: Reference, cancel: CancelToken | None) -> Iterator[RemoteF
                 yield RemoteFile(url, _name(url), cancel=cancel)
         case _:
             raise BadInput(
-                "The header of this model can only be read once it is here.",
+                f"The header of {reference} can only be read once the model is on this machine.",
                 fix="Get it first: `noa-lab models get`.",
                 field="model",
                 value=str(reference),

@@ -69,4 +69,4 @@ class MemorySettings:
 
 
 def _bad(name: str, value: object, what: str) -> BadInput:
-    return BadInput(f"{name} = {value!r} {what}.", fix="Give another value.", field=name, value=value)
+    return BadInput(f"{name} = {value!r} is not allowed.", fix=f"It {what}.", field=name, value=value)
