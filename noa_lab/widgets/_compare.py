@@ -67,7 +67,7 @@ class ComparePanel(RunPanel):
     """
 
     title = "Compare prompts"
-    intro = "Each input goes through each prompt. Answers are kept as they come; the same settings again continue where they stopped."
+    intro = "Every prompt is asked about every input. Each answer is saved; with the same settings, Run goes on where it stopped."
 
     def __init__(
         self,
@@ -219,11 +219,11 @@ class ComparePanel(RunPanel):
         if self._job is not None:
             return "busy", self._job.label
         if found is None:
-            return ("error", "This panel could not look") if self._messages else ("busy", "Looking")
+            return ("error", "What is on this machine could not be read") if self._messages else ("busy", "Looking")
         if found.run is not None:
             return self._run_status(found.run)
         if found.mistake is not None:
-            return "warn", "Something is not filled in right"
+            return "warn", "Something is not filled in correctly"
         size = len(found.grid) if found.grid else 0
         return "info", f"Ready to run: {size} answers"
 

@@ -49,12 +49,15 @@ def form_blocks(
 def _prompts(fields: _Fields) -> Block:
     keys = prompt_keys(fields.form)
     cards = section(
-        "cards", "", [_prompt(fields, key, removable=len(keys) > FEWEST_PROMPTS) for key in keys], layout="columns"
+        "cards",
+        "",
+        [_prompt(fields, key, number, removable=len(keys) > FEWEST_PROMPTS) for number, key in enumerate(keys, 1)],
+        layout="columns",
     )
     return section("prompts", "Prompts", [cards, buttons("more", [button("add_prompt", "Add a prompt", small=True)])])
 
 
-def _prompt(fields: _Fields, key: str, *, removable: bool) -> Block:
+def _prompt(fields: _Fields, key: str, number: int, *, removable: bool) -> Block:
     name = words(fields.form, f"{key}.name")
     if f"{key}.messages" in fields.form:
         body = fields.one(f"{key}.messages", f"Messages as JSON ({name})", kind="area", rows=8)
@@ -65,7 +68,7 @@ def _prompt(fields: _Fields, key: str, *, removable: bool) -> Block:
         key,
         "",
         [
-            fields.one(f"{key}.name", "Name of the prompt"),
+            fields.one(f"{key}.name", f"Name of prompt {number}"),
             fields.one(f"{key}.system", f"System message ({name})", kind="area", rows=2),
             body,
             buttons(f"{key}-buttons", [remove]) if removable else None,
@@ -75,7 +78,7 @@ def _prompt(fields: _Fields, key: str, *, removable: bool) -> Block:
 
 def _inputs(fields: _Fields, given: Given, loaded: Sequence[Any] | None) -> Block:
     if given.inputs is None:
-        hint = "Give each an `expected` (CSV, JSON) to score against."
+        hint = "CSV or JSON can have a field `expected`, which scorers compare with."
         typed = fields.one("inputs", "The inputs", kind="area", rows=5, help=hint)
         return section(
             "inputs-typed", "Inputs", [fields.one("inputs_as", "Typed as", kind="select", options=FORMATS), typed]
@@ -100,7 +103,7 @@ def _scorers(fields: _Fields, given: Given) -> Block:
 def _numbers(fields: _Fields, given: Given, here: Sequence[str]) -> Block:
     sampling = [
         fields.one("temperature", "Temperature", kind="number"),
-        fields.one("max_tokens", "Most tokens", kind="number"),
+        fields.one("max_tokens", "Max tokens", kind="number"),
     ]
     if len(given.sampling) > 1:
         sampling = [text("sampling", f"{len(given.sampling)} samplings from Python")]

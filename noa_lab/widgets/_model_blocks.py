@@ -148,7 +148,7 @@ def choice(form: Form, problem: str, mistakes: Mapping[str, str], *, enabled: bo
         [
             one("model", "Model", help=where, error=problem),
             one("context_size", "Context", kind="number", help="tokens; default 4096"),
-            one("slots", "Slots", kind="number", help="at once; default 2"),
+            one("slots", "Slots", kind="number", help="requests; default 2"),
             one("cache_type", "KV cache", kind="select", options=_CACHE_TYPES),
         ],
         layout="row",
@@ -166,7 +166,7 @@ def quantizing(form: Form, types: Sequence[str], *, enabled: bool) -> Block:
     ]
     return section(
         "quantize-fold",
-        "Make a smaller one of it",
+        "Make a smaller model from it",
         [
             section("quantize-row", "", fields, layout="row"),
             buttons("quantize-buttons", [button("quantize", "Quantise", enabled=enabled and bool(types))]),

@@ -49,7 +49,7 @@ class ModelPanel(Panel):
     """
 
     title = "Models"
-    intro = "Every model is a GGUF file, or the parts of one, verified before it becomes visible."
+    intro = "A model is one GGUF file, or several that belong together. Each is checked before it can be used."
 
     def __init__(
         self, model: str = "", *, context_size: int | None = None, slots: int | None = None, lab: Lab | None = None

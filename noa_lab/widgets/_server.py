@@ -56,7 +56,9 @@ class ServerPanel(Panel):
     """
 
     title = "Server"
-    intro = "One llama-server for a model, on this machine only. It ends with the last process that holds it, unless it is asked to stay."
+    intro = (
+        "A llama-server for one model, for this machine only. It ends when nobody uses it any more, unless you keep it."
+    )
 
     def __init__(self, model: str = "", *, keep: bool = False, lab: Lab | None = None, **settings: Any) -> None:
         self.server: Server | None = None
@@ -175,7 +177,9 @@ class ServerPanel(Panel):
             return lab.tune(str(ref) if ref else None, report=report, cancel=cancel)
 
         self._work(
-            "Measuring what is fastest", work, lambda found: self._tell("ok", f"{found}.", "Servers start so now.")
+            "Measuring what is fastest",
+            work,
+            lambda found: self._tell("ok", f"{found}.", "Its servers start with these values from now on."),
         )
 
     # How it looks.

@@ -38,7 +38,7 @@ _SETTINGS = (
     ("context_size", "Context"),
     ("slots", "Slots"),
     ("threads", "Threads"),
-    ("ubatch_size", "Computed at once"),
+    ("ubatch_size", "Micro-batch"),
 )
 _COLUMNS = [
     column("Server"),

@@ -13,11 +13,11 @@ __all__ = ["first_form", "serve_arguments", "settings_fields"]
 
 _NUMBERS = {
     "context_size": ("Context", "tokens; default 4096"),
-    "slots": ("Slots", "at once; default: tuned, else 2"),
+    "slots": ("Slots", "requests; default: tuned, else 2"),
     "threads": ("Threads", "default: tuned or measured"),
     "threads_batch": ("Threads for prompts", "default: as Threads"),
     "batch_size": ("Batch", "tokens; default 2048"),
-    "ubatch_size": ("Computed at once", "tokens; default 512"),
+    "ubatch_size": ("Micro-batch", "tokens; default 512"),
     "gpu_layers": ("GPU layers", "-1 all; default 0"),
     "port": ("Port", "default: a free one"),
 }

@@ -34,7 +34,7 @@ _FIELDS: dict[str, tuple[str, str]] = {
     "mirror": ("Mirror", "https address of a copy of llama.cpp's releases; empty: GitHub"),
     "native": (
         "Compile for this very CPU",
-        "faster, and dies on CPUs that advertise what they must not use: the trial finds out",
+        "faster; on some virtual machines it crashes, which the trial finds out beforehand",
     ),
     "source_path": ("Source", "an archive, a checkout or a folder of llama.cpp's source; empty: the one from PyPI"),
     "path": ("Programs", "an archive or a folder with llama-server in it"),

@@ -17,15 +17,16 @@ const BLOCKS = {
     const heading = make(foldable ? "summary" : "div", { class: "noa-heading", id: context.id(first.id) });
     const body = make("div", {});
     const element = make(foldable ? "details" : "div", { class: "noa-section", open: foldable && !first.folded }, heading, body);
-    if (!foldable) {
-      put(element, "role", "group");
-      put(element, "aria-labelledby", heading.id);
-    }
     return {
       element,
       update(block) {
         say(heading, block.label);
         heading.hidden = !block.label;
+        if (!foldable) {
+          // A group without a name would only be read out as "group".
+          put(element, "role", block.label ? "group" : null);
+          put(element, "aria-labelledby", block.label ? heading.id : null);
+        }
         put(body, "class", `noa-${block.layout}`);
         blocks(context, body, block.blocks);
       },
@@ -70,7 +71,12 @@ const BLOCKS = {
     const element = make("div", { class: "noa-buttons" });
     return {
       element,
-      update: (block) => keep(element, block.items, (item) => item.action + JSON.stringify(item.args), (item) => press(context, item)),
+      update(block) {
+        // A button that says something else after it was pressed is the same button: the focus stays on it.
+        const nth = (/** @type {Block} */ item, /** @type {number} */ index) =>
+          block.items.slice(0, index).filter((/** @type {Block} */ other) => other.action === item.action).length;
+        keep(element, block.items, (item, index) => `${item.action} ${nth(item, index)}`, (item) => press(context, item));
+      },
     };
   },
 

@@ -11,7 +11,7 @@ function table(context, first) {
   const grid = make("table", { class: "noa-table" }, caption, make("thead", {}, heads), body);
   const scroller = make("div", { class: "noa-scroller", role: "group", tabindex: 0 }, grid);
   const nothing = make("p", { class: "noa-hint" });
-  const where = make("span", { class: "noa-hint" });
+  const where = make("span", { class: "noa-hint", role: "status" });
   const turn = (/** @type {number} */ by) => ({ action: "page", enabled: true, args: { table: first.id, by } });
   const back = press(context, turn(-1));
   const on = press(context, turn(1));
