@@ -159,3 +159,11 @@ def test_a_missing_file_and_missing_inputs_are_named(tmp_path):
 def test_python_objects_in_yaml_are_refused(tmp_path):
     with pytest.raises(ConfigInvalid):
         load_comparison(write(tmp_path, GOOD.replace("seed: 7", "seed: !!python/object/apply:os.system ['true']")))
+
+
+def test_the_file_in_the_docs_loads(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "comparisons.md").read_text()
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    found = load_comparison(write(tmp_path, shown))
+    assert list(found.grid.prompts) == ["plain", "short"]
+    assert [scorer.name for scorer in found.scorers] == ["contains", "brief"]
