@@ -176,7 +176,7 @@ def test_a_taken_name_is_refused_or_numbered(user: Path, library: Models, tmp_pa
     library.import_model(write_model(tmp_path / "a" / "model.gguf", 1))
     second = write_model(tmp_path / "b" / "model.gguf", 50)
     for name in ("model", "smollm2-135m"):
-        with pytest.raises(BadInput, match="taken"):
+        with pytest.raises(BadInput, match="already"):
             library.import_model(second, name=name)
     with pytest.raises(BadInput, match="no name"):
         library.import_model(second, name="../up")
