@@ -87,7 +87,7 @@ def test_quantise_with_progress_and_parent(own_home: Home, model: ModelFile) -> 
         ("Q4_0", {}, BadInput, "quantised itself"),
         ("Q4_K_X", {"allow_requantize": True}, UnknownName, "Q4_K_X"),
         ("COPY", {"allow_requantize": True}, UnknownName, "COPY"),
-        ("Q4_0", {"allow_requantize": True, "name": PARENT}, BadInput, "taken"),
+        ("Q4_0", {"allow_requantize": True, "name": PARENT}, BadInput, "already"),
         ("IQ2_XXS", {"allow_requantize": True}, SetupError, "imatrix"),
     ],
 )
