@@ -160,7 +160,7 @@ def test_unsupported_schemas_are_refused_before_sending(mode: StructureMode) -> 
 
 @pytest.mark.parametrize("schema", [{"type": "strin"}, {"properties": []}, {"minimum": "a"}])
 def test_what_is_no_schema(schema: Mapping[str, object]) -> None:
-    with pytest.raises(SchemaUnsupported, match="no JSON Schema"):
+    with pytest.raises(SchemaUnsupported, match="not a JSON Schema"):
         structured(ScriptedEngine(), "x", schema, mode="prompt_only")
 
 

@@ -178,7 +178,7 @@ def test_a_taken_name_is_refused_or_numbered(user: Path, library: Models, tmp_pa
     for name in ("model", "smollm2-135m"):
         with pytest.raises(BadInput, match="already"):
             library.import_model(second, name=name)
-    with pytest.raises(BadInput, match="no name"):
+    with pytest.raises(BadInput, match="cannot be the name"):
         library.import_model(second, name="../up")
     assert library.import_model(second).name == "model-2"
 
