@@ -1,4 +1,4 @@
-"""Runs one command and ends it, with everything it started, when our side of the pipe closes: however we die, it dies too.
+"""Runs one command and ends what it started with it, or all of it when our side of the pipe closes: however we die, it dies too.
 
 Started as a script by `noa_lab.runtime._process`, never imported: standard library only. Its standard input is the pipe; output goes
 where ours goes. It ends as the command ended: with its exit code, or by its signal.
@@ -61,9 +61,11 @@ def main(command: "list[str]") -> None:
     watcher = threading.Thread(target=watch, args=(child, ending), daemon=True)
     watcher.start()
     returncode = child.wait()
+    # The command has ended; what it started may not have.
     if ending.is_set():
-        # The command has ended; what it started may not have.
         watcher.join(3 * GRACE_SECONDS)
+    elif os.name != "nt":
+        end_group(child)
     end_as(returncode)
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ waiting thread keeps the working one from running. Measured on 2 busy cores: 1 t
 
 _GUARD = Path(__file__).with_name("_guard.py")
 _POLL_SECONDS = 0.1
+_SILENT_SECONDS = 2.0
 _TAIL_LINES = 400
 
 _SCRUBBED_PREFIXES = ("LLAMA_", "GGML_", "MTMD_", "AIP_", "HF_", "CMAKE_")
@@ -122,7 +124,7 @@ class Child:
         command: Program and arguments; no shell.
         cwd: Its working folder.
         env: Its whole environment.
-        log: File that gets every line as well.
+        log: File that gets every line as well, as long as there is space for it.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Child:
         log: Path | None = None,
     ) -> None:
         flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # only Windows has it
+        self._log: IO[str] | None = log.open("a", encoding="utf-8", errors="replace") if log is not None else None
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), *map(str, command)],
             cwd=cwd,
@@ -147,20 +150,26 @@ class Child:
         )
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._log: IO[str] | None = log.open("a", encoding="utf-8", errors="replace") if log is not None else None
         self._reader = threading.Thread(target=self._read, name="noa-lab child output", daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
+        """Pass the output on to its end; the thread's own, as are the pipe and the log."""
         assert self._process.stdout is not None
-        for raw in self._process.stdout:
-            line = raw.decode("utf-8", "replace").rstrip()
-            self.tail.append(line)
-            if self._log is not None:
-                self._log.write(line + "\n")
-                self._log.flush()
-            self._lines.put(line)
+        with self._process.stdout as output:
+            for raw in output:
+                line = raw.decode("utf-8", "replace").rstrip()
+                self.tail.append(line)
+                if self._log is not None:
+                    # A full disk costs the log, not the command: that has its own words about it.
+                    with suppress(OSError):
+                        self._log.write(line + "\n")
+                        self._log.flush()
+                self._lines.put(line)
         self._lines.put(None)
+        if self._log is not None:
+            with suppress(OSError):
+                self._log.close()
 
     def lines(
         self,
@@ -176,6 +185,7 @@ class Child:
             cancel: Raises `Cancelled` within a tenth of a second.
             on_idle: Called every tenth of a second without a line.
         """
+        last = time.monotonic()
         while True:
             if cancel is not None:
                 cancel.check()
@@ -184,11 +194,17 @@ class Child:
             try:
                 line = self._lines.get(timeout=_POLL_SECONDS)
             except queue.Empty:
+                if self.returncode is None:
+                    last = time.monotonic()
+                elif time.monotonic() - last > _SILENT_SECONDS:
+                    # Something that it started and that went its own way (a compiler's daemon) keeps the output open.
+                    return
                 if on_idle is not None:
                     on_idle()
                 continue
             if line is None:
                 return
+            last = time.monotonic()
             yield line
 
     @property
@@ -211,7 +227,6 @@ class Child:
     def end(self) -> None:
         """End it and everything it started, and wait for that."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.close()
         except OSError:
@@ -222,9 +237,6 @@ class Child:
             self._process.kill()
             self._process.wait()
         self._reader.join(5)
-        self._process.stdout.close()
-        if self._log is not None:
-            self._log.close()
 
 
 def run(

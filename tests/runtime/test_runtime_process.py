@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -78,11 +77,15 @@ def test_cancelling_ends_the_whole_tree_within_a_second_or_two() -> None:
     mark = f"mark-{os.getpid()}-cancel"
     stubborn = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TREE}"
     token = CancelToken()
-    threading.Timer(0.7, token.cancel).start()
-    started = time.monotonic()
+    asked: list[float] = []
+
+    def cancel_when_up(line: str) -> None:
+        asked.append(time.monotonic())
+        token.cancel()
+
     with pytest.raises(Cancelled):
-        run([sys.executable, "-c", stubborn, mark], cancel=token)
-    assert time.monotonic() - started < 6
+        run([sys.executable, "-c", stubborn, mark], on_line=cancel_when_up, cancel=token)
+    assert time.monotonic() - asked[0] < 6
     assert gone(mark)
 
 
@@ -109,6 +112,31 @@ def test_when_we_are_killed_the_tree_dies_too() -> None:
         assert marked(mark)
         parent.kill()
     assert gone(mark, 2.0 + 2.5)
+
+
+@pytest.mark.parametrize("own_session", [False, True], ids=["in its group", "in a session of its own"])
+def test_what_a_command_leaves_running_keeps_nobody_waiting(own_session: bool) -> None:
+    mark = f"mark-{os.getpid()}-left-{own_session}"
+    sleeper = "import time; time.sleep(600)"
+    code = (
+        f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {sleeper!r}, sys.argv[1]], "
+        f"start_new_session={own_session}); print('up')"
+    )
+    started = time.monotonic()
+    try:
+        done = run([sys.executable, "-c", code, mark])
+        assert (done.returncode, done.tail) == (0, ("up",))
+        assert time.monotonic() - started < 30
+        assert own_session or gone(mark)
+    finally:
+        for process in marked(mark):
+            process.kill()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_costs_the_log_and_not_the_command() -> None:
+    done = run([sys.executable, "-c", "print('one'); print('two')"], log=Path("/dev/full"), seconds=60)
+    assert (done.returncode, done.tail, done.timed_out) == (0, ("one", "two"), False)
 
 
 def test_ending_twice_is_harmless() -> None:
