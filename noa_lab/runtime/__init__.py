@@ -20,7 +20,7 @@ from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
 from noa_lab.runtime._process import PATIENT_THREADS, Finished, clean_environment, run
-from noa_lab.runtime._runtime import Runtime
+from noa_lab.runtime._runtime import Runtime, RuntimeList
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
 from noa_lab.runtime._tool import run_tool
 from noa_lab.runtime._wish import OPTIONS_OF, WAYS
@@ -50,6 +50,7 @@ __all__ = [
     "Obstacle",
     "Pin",
     "Runtime",
+    "RuntimeList",
     "SmokeResult",
     "advice_for",
     "beside_first",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import UnknownName
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "RuntimeList"]
 
 _RENAMED = {
     "main": "llama-cli",
@@ -105,3 +107,22 @@ class Runtime:
     def manifest(self) -> dict[str, Any]:
         """What is kept about it in its folder, ready for JSON."""
         return {name: value for name, value in self.as_dict().items() if name not in {"marks", "notes"}}
+
+
+class RuntimeList(tuple[Runtime, ...]):
+    """The llama.cpp builds of a home; a table in a notebook, and `pandas.DataFrame` takes it."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<div>No llama.cpp is installed yet: lab.install() gets one.</div>"
+        heads = ("Runtime", "Used as", "Release", "Build", "Commit", "Backend", "Came from", "Threads")
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
+
+    def _rows(self) -> Iterator[str]:
+        for row in self:
+            marks = ", ".join(row.marks)
+            cells = (row.id, marks, row.tag, row.build_number, row.commit, row.backend, row.source, row.threads)
+            yield "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"

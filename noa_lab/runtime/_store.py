@@ -27,7 +27,7 @@ from noa_lab.events import silent
 from noa_lab.paths import Home, write_atomic
 from noa_lab.runtime._libraries import copy_linked, is_library
 from noa_lab.runtime._lock import exclusive
-from noa_lab.runtime._runtime import Runtime
+from noa_lab.runtime._runtime import Runtime, RuntimeList
 
 __all__ = [
     "adopt",
@@ -70,7 +70,7 @@ def embedded(home: Home) -> Runtime:
     return _pointed(home, "embedded")
 
 
-def runtimes(home: Home) -> list[Runtime]:
+def runtimes(home: Home) -> RuntimeList:
     """Every complete runtime of a home, the current one first; `Runtime.marks` tells what each is used for."""
     present = {runtime.id: runtime for runtime in _present(home)}
     name = _read_pointer(home, "current")
@@ -80,7 +80,7 @@ def runtimes(home: Home) -> list[Runtime]:
         replace(runtime, marks=tuple(mark for mark, marked in marks.items() if marked == runtime.id))
         for runtime in present.values()
     ]
-    return sorted(marked, key=lambda runtime: (runtime.id != name, runtime.id))
+    return RuntimeList(sorted(marked, key=lambda runtime: (runtime.id != name, runtime.id)))
 
 
 def _present(home: Home) -> list[Runtime]:
@@ -191,6 +191,7 @@ def load(folder: Path) -> Runtime | None:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in data.items() if name in known
         }
+        values["id"] = folder.name
         where = Path(values.pop("folder", folder))
         return Runtime(**values, folder=where if values.get("source") in _IN_PLACE else folder)
     except (OSError, ValueError, TypeError, AttributeError):

@@ -115,7 +115,7 @@ class SetupPanel(Panel):
         known, asked = self._machine, self._asked
         if known is None or known.asked != asked:
             plans = {way: self.lab.plan_install(source=way) for way in _LOOKED_AT}
-            known = self._machine = _Machine(asked, self.lab.check(), tuple(self.lab.runtimes()), plans)
+            known = self._machine = _Machine(asked, self.lab.check(), self.lab.runtimes(), plans)
         try:
             return _Found(known, self.lab.plan_install(**self._options(form)), {})
         except BadInput as error:

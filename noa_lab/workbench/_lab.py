@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from noa_lab import runtime
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.paths import Home
-from noa_lab.runtime import InstallOptions, InstallPlan, Runtime
+from noa_lab.runtime import InstallOptions, InstallPlan, Runtime, RuntimeList
 from noa_lab.workbench import _check
 from noa_lab.workbench._comparisons import Comparisons
 from noa_lab.workbench._served_models import get_model
@@ -117,8 +117,8 @@ class Lab(Comparisons):
         """
         return runtime.rollback(self.home)
 
-    def runtimes(self) -> list[Runtime]:
-        """The llama.cpp builds of this home, the current one first; `marks` says what each is used for."""
+    def runtimes(self) -> RuntimeList:
+        """The llama.cpp builds of this home, the current one first; `marks` says what each is used for. A table in a notebook."""
         return runtime.runtimes(self.home)
 
     def server_config(self, path: str | Path | None = None) -> ServerConfig:
