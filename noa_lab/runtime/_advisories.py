@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,8 +132,8 @@ def refuse_known_bad(build_number: int, arguments: Sequence[str]) -> tuple[Advic
     # llama-server takes "_" for "-" in long options, and "--option=value".
     flags = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("-")]
     for blocked, because in _table()[1]:
-        hit = next((flag for flag in flags if flag == blocked or flag.startswith(blocked.removesuffix("*"))), None)
-        if hit is not None and (hit == blocked or blocked.endswith("*")):
+        hit = next((flag for flag in flags if fnmatchcase(flag, blocked)), None)
+        if hit is not None:
             raise BadInput(
                 f"llama-server is not started with {hit}: {because}.",
                 fix="Leave the option out.",

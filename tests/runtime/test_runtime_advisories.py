@@ -87,6 +87,8 @@ def test_options_that_give_the_model_this_machine_are_refused(flag: str) -> None
 
 def test_options_that_only_begin_alike_are_not() -> None:
     refuse_known_bad(99999, ["--agentless", "--no-ui-mcp-proxy", "-m", "--tools-in-a-file-name.gguf"][:3])
+    with pytest.raises(BadInput, match="not started with --agent:"):
+        refuse_known_bad(99999, ["--agentless", "--agent"])
 
 
 def test_the_table_is_whole() -> None:
