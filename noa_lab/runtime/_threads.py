@@ -49,10 +49,14 @@ def fastest_threads(folder: Path, model: Path, cores: int, *, cancel: CancelToke
     if done.returncode != 0 or done.timed_out:
         raise rejected_for(folder, bench.name, done)
     seconds: dict[int, float] = dict.fromkeys(choices, 0.0)
-    for line in done.tail:
-        if line.startswith("{"):
-            row = json.loads(line)
-            seconds[int(row["n_threads"])] += min(row["samples_ns"]) / 1e9
+    try:
+        for line in done.tail:
+            if line.startswith("{"):
+                row = json.loads(line)
+                seconds[int(row["n_threads"])] += min(row["samples_ns"]) / 1e9
+    except (ValueError, LookupError, TypeError):
+        # Another age's llama-bench, or not llama.cpp's at all.
+        raise rejected(folder, f"{bench.name} printed what is no time", "wrong answer") from None
     if not all(seconds.values()):
         raise rejected(folder, f"{bench.name} printed no times", "wrong answer")
     return min(seconds, key=seconds.__getitem__)

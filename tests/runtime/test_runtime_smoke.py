@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from runtime_fakes import fake_programs
+from runtime_fakes import fake_programs, write_program
 
 from noa_lab.errors import Cancelled, RuntimeRejected
 from noa_lab.events import CancelToken
@@ -91,6 +91,15 @@ def test_the_fastest_thread_count_wins_and_the_best_run_counts(tmp_path: Path, a
     # The fake is fastest with two threads, and takes very long in every second run.
     folder = fake_programs(tmp_path / "bin")
     assert [fastest_threads(folder, any_model, cores) for cores in (1, 2, 6)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", '{"n_threads": 1}', '{"n_threads": 64, "samples_ns": [1]}', '{"n_threads": 1, "samples_ns": 5}']
+)
+def test_a_bench_of_another_kind_is_named(tmp_path: Path, any_model: Path, line: str) -> None:
+    write_program(tmp_path / "llama-bench", f"#!/bin/sh\necho '{line}'\n")
+    with pytest.raises(RuntimeRejected, match="llama-bench printed"):
+        fastest_threads(tmp_path, any_model, 2)
 
 
 @pytest.mark.parametrize(
