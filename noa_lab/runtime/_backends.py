@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +91,11 @@ def _glob(pattern: str) -> list[str]:
     return sorted(str(path) for path in Path(found.anchor).glob(str(found.relative_to(found.anchor))))
 
 
-def which(name: str) -> str | None:
-    """A program on PATH; never one of the current folder, which on Windows `shutil.which` would take first."""
-    folders = [
-        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and Path(folder).is_absolute()
-    ]
-    for folder in folders:
+def which(name: str, folders: Iterable[str] | None = None) -> str | None:
+    """A program on PATH, or in other folders; never one of the current folder, which on Windows `shutil.which` would take first."""
+    for folder in os.environ.get("PATH", "").split(os.pathsep) if folders is None else folders:
         # With a folder in the name it looks there and nowhere else.
-        found = shutil.which(str(Path(folder) / name))
+        found = shutil.which(str(Path(folder) / name)) if Path(folder).is_absolute() else None
         if found:
             return found
     return None

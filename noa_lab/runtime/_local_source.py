@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from noa_lab.errors import BadInput
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.runtime._archive import unpack
+from noa_lab.runtime._backends import which
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 
 __all__ = ["LocalSource", "open_source"]
@@ -64,7 +64,7 @@ def open_source(path: Path, work: Path, *, report: Report, cancel: CancelToken |
         digest = _sha256(path)
         unpacked = work / f"source-{digest[:12]}"
         if not unpacked.is_dir():
-            _unpack(path, unpacked, report, cancel)
+            unpack(path, unpacked, report=report, cancel=cancel)
         folder = _top(unpacked, path)
     else:
         raise BadInput(
@@ -86,17 +86,6 @@ def open_source(path: Path, work: Path, *, report: Report, cancel: CancelToken |
         )
     )
     return LocalSource(folder, pin, programs, flags, digest or _tree_digest(folder))
-
-
-def _unpack(archive: Path, folder: Path, report: Report, cancel: CancelToken | None) -> None:
-    staging = folder.with_name(f".unpack-{folder.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        unpack(archive, staging, report=report, cancel=cancel)
-        staging.replace(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _top(folder: Path, named: Path) -> Path:
@@ -158,7 +147,10 @@ def _from_git(folder: Path, unknown: Pin) -> Pin:
 def _git(folder: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment["GIT_CEILING_DIRECTORIES"] = str(folder.parent)
-    command = ["git", *_GIT, "-C", str(folder), *arguments]
+    git = which("git")
+    if git is None:
+        return ""
+    command = [git, *_GIT, "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):

@@ -101,11 +101,7 @@ def _hip_clang(compiler: Path) -> dict[str, str]:
 
 def _toolkit_program(name: str, roots: list[str], named: str | None) -> Path | None:
     places = [str(Path(root) / "bin") for root in roots if root]
-    found = (
-        (shutil.which(named) if named else None)
-        or which(name)
-        or shutil.which(name, path=os.pathsep.join(places) or os.devnull)
-    )
+    found = (shutil.which(named) if named else None) or which(name) or which(name, places)
     return Path(found).absolute() if found else None
 
 
@@ -115,9 +111,7 @@ def _no_toolkit(tool: str, what: str, package: str, address: str) -> ToolMissing
 
 
 def _program(name: str) -> Path | None:
-    folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    # The search path of shutil.which would include the current folder on Windows: a stranger's cmake.exe may lie there.
-    found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
+    found = which(name, [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]) or which(name)
     return Path(found).absolute() if found else None
 
 
@@ -125,7 +119,7 @@ def _compiler() -> Path | None:
     named = os.environ.get("CXX", "").split()
     candidates = named[:1] or (["cl", "clang++", "g++"] if os.name == "nt" else ["c++", "g++", "clang++"])
     for name in candidates:
-        found = shutil.which(name)
+        found = which(name) if Path(name).name == name else shutil.which(name)
         if found and (sys.platform != "darwin" or _xcode_ready()):
             return Path(found)
     return None
