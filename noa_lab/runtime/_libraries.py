@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -53,11 +54,17 @@ def beside_first(environment: Mapping[str, str], folder: Path) -> dict[str, str]
 def copy_linked(path: Path, target: Path) -> None:
     """Copy a file or a folder; a link to a neighbour (libraries have chains of versions) stays one, every other is followed."""
     if path.is_dir():
-        shutil.copytree(path, target, symlinks=False)
+        shutil.copytree(path, target, symlinks=False, copy_function=_copy)
     elif path.is_symlink() and path.readlink().name == str(path.readlink()):
         target.symlink_to(path.readlink())
     elif path.is_file():
-        shutil.copy2(path, target)
+        _copy(path, target)
+
+
+def _copy(path: str | Path, target: str | Path) -> None:
+    """Copy a file. Package managers install without the right to write, which the owner of a copy needs to keep it or to remove it."""
+    shutil.copy2(path, target)
+    Path(target).chmod(Path(target).stat().st_mode | stat.S_IWUSR)
 
 
 def bring_libraries(programs: Path, beside: Path, *, every: bool) -> None:
@@ -92,7 +99,7 @@ def bring_libraries(programs: Path, beside: Path, *, every: bool) -> None:
         if not (beside / path.name).exists():
             # The neighbour that the link leads to is not among what was brought.
             (beside / path.name).unlink()
-            shutil.copy2(path, beside / path.name)
+            _copy(path, beside / path.name)
 
 
 def _named_for_llama_cpp(path: Path) -> bool:

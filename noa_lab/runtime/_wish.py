@@ -99,7 +99,7 @@ def read_wish(options: InstallOptions) -> Wish:
         backend = {"hip": "rocm"}.get(backend.lower(), backend.lower())
         backend = known_backend(backend) if way == "source" else backend
     if source_path is not None:
-        path = _existing("source_path", Path(source_path), "an archive, a checkout or a folder of llama.cpp's source")
+        path = _existing("source_path", source_path, "an archive, a checkout or a folder of llama.cpp's source")
     return Wish(way, path, tag, backend, native, mirror)
 
 
@@ -114,14 +114,23 @@ def _text(field: str, value: object) -> str | None:
 def _way(source: str | Path) -> tuple[Path | None, str]:
     if str(source) in OPTIONS_OF and str(source) != "path":
         return None, str(source)
-    path = Path(source).expanduser()
+    path = _path("source", source)
     if isinstance(source, Path) or path.exists() or len(path.parts) > 1 or path.suffix:
-        return _existing("source", path, "an archive or a folder of llama.cpp's programs"), "path"
+        return _existing("source", source, "an archive or a folder of llama.cpp's programs"), "path"
     raise UnknownName.among("way to install", str(source), (*(way for way in WAYS if way != "path"), "a path"))
 
 
-def _existing(field: str, path: Path, what: str) -> Path:
-    path = path.expanduser().absolute()
+def _path(field: str, value: object) -> Path:
+    # An empty text would be the current folder.
+    if isinstance(value, Path) or (isinstance(value, str) and value):
+        return Path(value).expanduser()
+    raise BadInput(
+        f"{field} = {value!r} is not allowed.", fix="Give a path, or leave it out.", field=field, value=value
+    )
+
+
+def _existing(field: str, value: object, what: str) -> Path:
+    path = _path(field, value).absolute()
     if not path.exists():
         raise BadInput(f"There is no file or folder {path}.", fix=f"Give {what}.", field=field, value=str(path))
     return path

@@ -83,6 +83,10 @@ def test_what_arguments_mean_together(arguments: dict[str, object], expected: Wi
         ({"tag": 4315}, BadInput, "tag = 4315"),
         ({"native": "yes"}, BadInput, "native = 'yes'"),
         ({"mirror": ""}, BadInput, "mirror = ''"),
+        ({"source": ""}, BadInput, "source = ''"),
+        ({"source": 3}, BadInput, "source = 3"),
+        ({"source_path": ""}, BadInput, "source_path = ''"),
+        ({"source_path": 3}, BadInput, "source_path = 3"),
     ],
 )
 def test_what_contradicts_itself_is_refused_before_anything_starts(
@@ -113,6 +117,19 @@ def test_a_folder_of_programs_is_copied_and_used(workshop: SimpleNamespace, tmp_
     assert room.current(workshop.home) == found
     assert room.embedded(workshop.home) == pinned
     assert install(workshop) == found
+
+
+def test_a_copy_is_the_users_to_keep_and_to_remove_whatever_the_original_was(
+    workshop: SimpleNamespace, tmp_path: Path
+) -> None:
+    install(workshop)
+    theirs = fake_programs(tmp_path / "theirs", build=12345)
+    for path in theirs.iterdir():
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & ~0o222)
+    found = install(workshop, source=theirs)
+    assert found.build_number == 12345
+    assert all((found.folder / name).stat().st_mode & 0o200 for name in found.files)
 
 
 def test_an_archive_of_programs_is_unpacked(workshop: SimpleNamespace, tmp_path: Path) -> None:
