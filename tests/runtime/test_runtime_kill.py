@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ from noa_lab.paths import Home
 from noa_lab.runtime import _store
 
 CHILD = Path(__file__).with_name("install_child.py")
+KILL = (signal.SIGKILL,)
+MIXED = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
 def start(home: Home, package: Path, *options: str | Path) -> subprocess.Popen[bytes]:
@@ -51,7 +54,7 @@ def prepare(tmp_path: Path) -> tuple[Home, Path, float]:
     return home, package, time.monotonic() - started
 
 
-def check_first_installations(tmp_path: Path, count: int, seed: int) -> None:
+def check_first_installations(tmp_path: Path, count: int, seed: int, signals: Sequence[signal.Signals]) -> None:
     """Kill installations that repair a damaged home."""
     chance = random.Random(seed)
     home, package, usual = prepare(tmp_path)
@@ -60,7 +63,7 @@ def check_first_installations(tmp_path: Path, count: int, seed: int) -> None:
             (each.folder / "llama-server").unlink()
         with start(home, package) as child:
             time.sleep(chance.uniform(0.2, usual))
-            child.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
+            child.send_signal(chance.choice(signals))
         for pointed in (room.current, room.embedded):
             try:
                 found = pointed(home)
@@ -76,7 +79,7 @@ def check_first_installations(tmp_path: Path, count: int, seed: int) -> None:
     assert (package / "libllama.so").exists()
 
 
-def check_switches(tmp_path: Path, count: int, seed: int) -> None:
+def check_switches(tmp_path: Path, count: int, seed: int, signals: Sequence[signal.Signals]) -> None:
     """Kill installations of other runtimes, of ones that are there already, and rollbacks: there is a whole current one at any time."""
     chance = random.Random(seed)
     home, package, _ = prepare(tmp_path)
@@ -105,7 +108,7 @@ def check_switches(tmp_path: Path, count: int, seed: int) -> None:
         with start(home, package, what) as child:
             # Most of a short command is Python's own start.
             time.sleep(chance.uniform(0.15, took[what]))
-            child.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+            child.send_signal(chance.choice(signals))
         found = room.current(home)
         assert _store.hash_files(found.folder) == found.files
         assert found.id == before.id or found.build_number in {11312, 20001, 20002}
@@ -120,19 +123,19 @@ def check_switches(tmp_path: Path, count: int, seed: int) -> None:
 
 
 def test_a_few_kills_of_a_first_installation(tmp_path: Path) -> None:
-    check_first_installations(tmp_path, 6, seed=3)
+    check_first_installations(tmp_path, 6, seed=3, signals=MIXED)
 
 
 def test_a_few_kills_of_switches(tmp_path: Path) -> None:
-    check_switches(tmp_path, 14, seed=5)
+    check_switches(tmp_path, 14, seed=5, signals=MIXED)
 
 
 @pytest.mark.full
 def test_many_kills_of_a_first_installation(tmp_path: Path) -> None:
-    check_first_installations(tmp_path, 60, seed=4)
+    check_first_installations(tmp_path, 60, seed=4, signals=KILL)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", [6, 7])
 def test_many_kills_of_switches(tmp_path: Path, seed: int) -> None:
-    check_switches(tmp_path, 70, seed=seed)
+    check_switches(tmp_path, 70, seed=seed, signals=KILL)
