@@ -38,11 +38,11 @@ def ensure_embedded(job: Job) -> Runtime:
 
 
 def try_embedded(job: Job, fresh: Runtime) -> None:
-    """After an installation that was asked for: the bindings' libraries too, but their lack is no failure of it.
+    """Where servers have their llama.cpp: the bindings' libraries too, but their lack is no failure of the installation.
 
     Args:
         job: The installation.
-        fresh: What was installed. A prebuilt llama.cpp of the bindings' own commit serves them as well, if they can load it; then
+        fresh: What servers use. A prebuilt llama.cpp of the bindings' own commit serves them as well, if they can load it; then
             nothing has to be compiled.
     """
     if bindings_ready(job.home):

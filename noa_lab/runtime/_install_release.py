@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -138,10 +139,15 @@ def _install_one(job: Job, build: ReleaseBuild, wish: Wish) -> Runtime:
             digests=dict(fetched.sha256),
             verified=fetched.verified,
         )
-        return put_in_place(job, try_out(job, draft, expected=(draft.build_number, "")))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        placed = put_in_place(job, try_out(job, draft, expected=(draft.build_number, "")))
+    except RuntimeRejected:
         shutil.rmtree(into, ignore_errors=True)
+        raise
+    finally:
+        # The archives stay where the trial was cancelled: the next call need not fetch them again.
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(into, ignore_errors=True)
+    return placed
 
 
 def _is(runtime: Runtime, build: ReleaseBuild) -> bool:
@@ -153,4 +159,4 @@ def _is(runtime: Runtime, build: ReleaseBuild) -> bool:
 
 def _is_loopback(wish: Wish) -> bool:
     """Whether the mirror is on this very machine: only such a one may do without TLS."""
-    return (wish.mirror or "").startswith(("http://127.0.0.1:", "http://localhost:"))
+    return re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(?=[:/]|$)", wish.mirror or "") is not None

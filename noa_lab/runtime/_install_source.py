@@ -103,7 +103,10 @@ def build_down(job: Job, ladder: tuple[Recipe, ...], source: LocalSource | None 
         try:
             return _build_one(job, recipe, source, origin)
         except RuntimeRejected as error:
-            if safer is None or error.fields.get("kind") == "model":
+            if error.fields.get("kind") == "model":
+                raise
+            if safer is None:
+                job.tidy()
                 raise
             job.give_up(f"The build for {recipe.says}", error, f"the safer build, {safer.says}")
     raise AssertionError("every machine has a recipe")

@@ -58,16 +58,18 @@ def _auto(job: Job) -> Runtime:
             if error.fields.get("kind") == "model":
                 raise
             job.give_up(f"The llama.cpp of the conda environment in {conda.folder}", error, "the build from source")
-    if here is not None and own_libraries():
+    if here is not None:
         # conda's bindings bring their libraries.
+        if not own_libraries():
+            try_embedded(job, here)
         return here
     try:
         pinned = ensure_embedded(job)
     except (ToolMissing, BuildFailed) as error:
-        here = here or _without_compiler(job, error)
+        release = _without_compiler(job, error)
         without_bindings(job, error)
-        return here
-    return here or switch(job.home, _with_gpu(job, pinned) or pinned)
+        return release
+    return switch(job.home, _with_gpu(job, pinned) or pinned)
 
 
 def _without_compiler(job: Job, error: NoaLabError) -> Runtime:

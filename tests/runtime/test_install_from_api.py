@@ -13,9 +13,11 @@ import pytest
 from runtime_fakes import fake_programs
 
 from noa_lab import runtime as room
-from noa_lab.errors import DownloadFailed, NoaLabError
+from noa_lab.errors import Cancelled, DownloadFailed, NoaLabError
+from noa_lab.events import CancelToken, Progress
 from noa_lab.models import ModelFile
 from noa_lab.runtime import Runtime, _install_release, _release_find, _store, machine, smoke_test
+from noa_lab.runtime._wish import Wish
 from noa_lab.testing import FakeReleaseApi, Fault, pack_release
 
 pytestmark = pytest.mark.skipif(
@@ -119,6 +121,7 @@ FAULTS = {
     "leads to http": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("leads to http")),
     "file 404": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("404")),
     "web page": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("web page")),
+    "slow": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("slow", seconds=5)),
     "stall": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("stall", after=700, seconds=5)),
     "server error": ("llama-b11500-bin-ubuntu-x64.tar.gz", Fault("server error")),
     "release 404": ("tags/b11500", Fault("404")),
@@ -146,12 +149,45 @@ def test_every_fault_is_a_named_error_and_the_old_one_works(
     assert install(workshop, tag="b11500").tag == "b11500"
 
 
-def test_a_slow_one_arrives(workshop: SimpleNamespace, api: FakeReleaseApi, tmp_path: Path) -> None:
+def test_one_that_is_cut_off_twice_is_continued(workshop: SimpleNamespace, api: FakeReleaseApi, tmp_path: Path) -> None:
     archive = packed(tmp_path, "b11500")
     publish(api, archive)
     api.fail(archive.name, Fault("truncated", times=2, after=900))
     assert install(workshop, tag="b11500").verified is True
     assert api.served_bytes(archive.name) < 2 * archive.stat().st_size + 2000
+
+
+def test_what_had_arrived_when_a_trial_was_cancelled_is_not_fetched_again(
+    workshop: SimpleNamespace, api: FakeReleaseApi, tmp_path: Path
+) -> None:
+    install(workshop)
+    archive = packed(tmp_path, "b11500")
+    publish(api, archive)
+    token = CancelToken()
+
+    def cancel_at_the_trial(report: Progress) -> None:
+        if report.step == "Test llama.cpp":
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        install(workshop, tag="b11500", report=cancel_at_the_trial, cancel=token)
+    assert install(workshop, tag="b11500").tag == "b11500"
+    assert api.served_bytes(archive.name) == archive.stat().st_size
+    assert list(workshop.home.downloads.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mirror", "here"),
+    [
+        (None, False),
+        *((f"http://{host}", True) for host in ("127.0.0.1:8000/x", "localhost", "localhost/x", "[::1]:8000")),
+        *((f"http://{host}", False) for host in ("localhost.example.org", "127.0.0.1.example.org", "10.0.0.1:80")),
+        ("https://127.0.0.1:8000", False),
+        ("http://[::1", False),
+    ],
+)
+def test_only_a_mirror_on_this_machine_may_do_without_tls(mirror: str | None, here: bool) -> None:
+    assert _install_release._is_loopback(Wish("release", mirror=mirror)) is here
 
 
 @pytest.mark.parametrize("fault", ["illegal instruction", "library", "foreign version", "old version"])

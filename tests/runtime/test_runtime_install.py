@@ -15,11 +15,11 @@ import pytest
 from runtime_fakes import fake_programs
 
 from noa_lab import runtime as room
-from noa_lab.errors import Cancelled, RuntimeMissing, RuntimeRejected, SetupError
+from noa_lab.errors import Cancelled, DownloadFailed, RuntimeMissing, RuntimeRejected, SetupError
 from noa_lab.events import CancelToken, Progress, silent
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
-from noa_lab.runtime import Runtime, _bindings, _machine, _store, machine
+from noa_lab.runtime import Runtime, _bindings, _install_source, _machine, _store, machine
 
 
 def install(shop: SimpleNamespace, **options: object) -> Runtime:
@@ -30,7 +30,7 @@ def test_an_installation_is_complete_and_leaves_no_litter(workshop: SimpleNamesp
     seen: list[Progress] = []
     runtime = install(workshop, report=seen.append)
     assert runtime == room.current(workshop.home) == room.embedded(workshop.home)
-    assert room.runtimes(workshop.home) == [runtime]
+    assert room.runtimes(workshop.home) == (runtime,)
     assert runtime.tool("llama-bench").is_file()
     assert (runtime.folder / "libllama.so").is_symlink()
     assert (workshop.package / "libllama.so").exists()
@@ -48,7 +48,7 @@ def test_a_second_call_starts_no_process_and_takes_no_time(
     monkeypatch.setattr(subprocess, "Popen", None)
     started = time.monotonic()
     assert install(workshop) == runtime
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.skipif(machine().architecture != "x86_64", reason="the ladder has two rungs on x86-64")
@@ -69,6 +69,7 @@ def test_when_nothing_works_nothing_is_in_place(workshop: SimpleNamespace) -> No
     with pytest.raises(RuntimeMissing):
         room.current(workshop.home)
     assert [path for path in workshop.home.runtimes.iterdir() if path.is_dir()] == []
+    assert list(workshop.home.downloads.iterdir()) == []
     assert not workshop.package.exists()
 
 
@@ -89,6 +90,20 @@ def test_a_cpu_without_avx2_gets_the_baseline_at_once(
     install(workshop, report=seen.append)
     assert workshop.built == ["baseline"]
     assert any("avx2" in report.message for report in seen)
+
+
+def test_what_is_in_use_needs_no_network_to_stay(
+    workshop: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **options: object) -> None:
+        raise DownloadFailed("PyPI cannot be reached.", fix="Check the network.", source="PyPI", reason="no route")
+
+    theirs = install(workshop, source=fake_programs(tmp_path / "theirs", build=20000))
+    shutil.rmtree(room.embedded(workshop.home).folder)
+    monkeypatch.setattr(_install_source, "source_folder", unreachable)
+    found = install(workshop)
+    assert found == theirs
+    assert "EmbeddedEngine does not work; servers do: PyPI cannot be reached" in found.notes[0]
 
 
 def test_another_build_than_asked_for_is_refused(workshop: SimpleNamespace) -> None:
@@ -162,7 +177,7 @@ def test_two_installations_at_once_build_once(workshop: SimpleNamespace) -> None
 def test_no_runtime_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeMissing, match=r"No llama\.cpp is installed yet"):
         room.current(Home(tmp_path))
-    assert room.runtimes(Home(tmp_path)) == []
+    assert room.runtimes(Home(tmp_path)) == ()
 
 
 # ---- the bindings' libraries
@@ -249,7 +264,7 @@ def test_installing_again_takes_no_time(runtime: Runtime, model: ModelFile, real
     room.install(real_home, model=model.path)
     started = time.monotonic()
     assert room.install(real_home, model=model.path) == runtime
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < 1
 
 
 @pytest.mark.real
