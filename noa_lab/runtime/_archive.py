@@ -24,11 +24,9 @@ from noa_lab.errors import ArchiveUnsafe, DiskFull, DownloadFailed, SetupError
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.runtime._archive_members import Member, members
 from noa_lab.runtime._archive_names import Refused, Tree
-from noa_lab.runtime._archive_one import extract
 
-__all__ = ["extract", "find_programs", "unpack"]
+__all__ = ["find_programs", "unpack"]
 
-STEP = "Unpack llama.cpp"
 _CHUNK_BYTES = 2**20
 _MOST_RATIO = 100
 """How much larger than the archive its contents may be; programs shrink to a third or a fifth."""
@@ -55,12 +53,14 @@ def unpack(
     archive: Path,
     into: Path,
     *,
+    step: str = "Unpack llama.cpp",
+    wanted: Callable[[str], bool] | None = None,
     most_bytes: int = 4 * 2**30,
     most_files: int = 20_000,
     report: Report = silent,
     cancel: CancelToken | None = None,
 ) -> None:
-    """Unpack a tar.gz or zip archive whole, or not at all.
+    """Unpack a tar.gz or zip archive whole (or all of it that is wanted), or not at all.
 
     Kept are files, folders, whether a file may be run, and links that stay inside (versions of shared libraries are chains of them;
     on Windows they become copies). Everything else, every name that would leave the folder or mean another one on some system, and
@@ -69,6 +69,8 @@ def unpack(
     Args:
         archive: The archive; its first bytes say of which kind.
         into: The folder to make; it must not be there, or be empty.
+        step: What the progress reports call it.
+        wanted: Which members to take, by name; None takes all.
         most_bytes: Largest size of the contents together.
         most_files: Largest number of members.
         report: Told about the progress, in bytes of the archive.
@@ -97,12 +99,13 @@ def unpack(
             def tick() -> None:
                 if cancel is not None:
                     cancel.check("Unpacking")
-                report(Progress(STEP, archive.name, done=min(file.tell(), total), total=total, unit="bytes"))
+                report(Progress(step, archive.name, done=min(file.tell(), total), total=total, unit="bytes"))
 
             writer = _Writer(staging, budget, tick)
             for member in members(file):
                 tick()
-                writer.add(member)
+                if wanted is None or wanted(member.name):
+                    writer.add(member)
             writer.link()
             staging.chmod(0o755)
             if into.exists():
@@ -110,7 +113,7 @@ def unpack(
             staging.replace(into)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    report(Progress(STEP, archive.name, done=total, total=total, unit="bytes", finished=True))
+    report(Progress(step, archive.name, done=total, total=total, unit="bytes", finished=True))
 
 
 def find_programs(folder: Path) -> Path:

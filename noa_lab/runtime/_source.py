@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
 from noa_lab.download import check_disk
 from noa_lab.errors import DownloadFailed
-from noa_lab.events import CancelToken, Progress, Report
-from noa_lab.runtime._archive import extract
+from noa_lab.events import CancelToken, Report
+from noa_lab.runtime._archive import unpack
 from noa_lab.runtime._pins import Pin
 from noa_lab.runtime._pypi import download_distribution
 
@@ -57,33 +56,25 @@ def source_folder(pin: Pin, work: Path, *, report: Report, cancel: CancelToken |
 
 
 def _unpack(sdist: Path, folder: Path, report: Report, cancel: CancelToken | None) -> None:
-    step = "Unpack llama.cpp's source"
-    report(Progress(step, sdist.name))
     staging = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder.parent))
     try:
-        with tarfile.open(sdist, "r:gz") as archive:
-            written = 0
-            for member in archive:
-                if cancel is not None:
-                    cancel.check()
-                parts = PurePosixPath(member.name).parts
-                if parts[1:3] != _INSIDE:
-                    continue
-                written += member.size
-                if written > _MOST_BYTES:
-                    raise tarfile.TarError("it unpacks to more than 2 GiB")
-                extract(archive, member, staging)
-        (source,) = staging.glob(str(Path("*", *_INSIDE)))
-        if not (source / "CMakeLists.txt").is_file():
-            raise tarfile.TarError("there is no CMakeLists.txt in it")
+        unpack(
+            sdist,
+            staging,
+            step="Unpack llama.cpp's source",
+            wanted=lambda name: PurePosixPath(name).parts[1:3] == _INSIDE,
+            most_bytes=_MOST_BYTES,
+            report=report,
+            cancel=cancel,
+        )
+        source = next((path.parent for path in staging.glob(str(Path("*", *_INSIDE, "CMakeLists.txt")))), None)
+        if source is None:
+            raise DownloadFailed(
+                f"{sdist.name} holds no usable llama.cpp source: there is no vendor/llama.cpp/CMakeLists.txt in it.",
+                fix="Try again; if that fails, too, check the package index that pip is set to use (`pip config list`).",
+                source=sdist.name,
+                reason="there is no vendor/llama.cpp/CMakeLists.txt in it",
+            )
         source.replace(folder)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise DownloadFailed(
-            f"{sdist.name} holds no usable llama.cpp source: {error}.",
-            fix="Try again; if that fails, too, check the package index that pip is set to use (`pip config list`).",
-            source=sdist.name,
-            reason=str(error),
-        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    report(Progress(step, finished=True))
