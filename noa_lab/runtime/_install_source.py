@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from noa_lab.errors import RuntimeRejected, ToolMissing
 from noa_lab.runtime._backends import Choice, choose_backend
@@ -124,24 +125,8 @@ def _build_one(job: Job, recipe: Recipe, source: LocalSource | None, origin: str
         return there
     if name in job.rejected:
         raise job.rejected[name]
-    tools = find_toolchain()
-    variables = find_toolkit(recipe.backend)
-    folder = source.folder if source else source_folder(pin, job.work, report=job.report, cancel=job.cancel)
     wanted = source.programs if source else PROGRAMS
-    job.tell(_STEP, f"{pin.tag if pin.build_number else 'source'}, {recipe.says}")
-    programs = build(
-        folder,
-        job.work / f"build-{name}",
-        recipe,
-        pin,
-        tools,
-        job.home,
-        programs=wanted,
-        variables=variables,
-        report=job.report,
-        cancel=job.cancel,
-    )
-    staging = stage(programs, job.home, wanted)
+    staging = stage(_compile(job, recipe, source, name), job.home, wanted)
     try:
         draft = Runtime(
             id=name,
@@ -163,3 +148,23 @@ def _build_one(job: Job, recipe: Recipe, source: LocalSource | None, origin: str
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _compile(job: Job, recipe: Recipe, source: LocalSource | None, name: str) -> Path:
+    """Compile under a name; returns the folder with the programs."""
+    tools, variables = find_toolchain(), find_toolkit(recipe.backend)
+    pin = source.pin if source else PIN
+    folder = source.folder if source else source_folder(pin, job.work, report=job.report, cancel=job.cancel)
+    job.tell(_STEP, f"{pin.tag if pin.build_number else 'source'}, {recipe.says}")
+    return build(
+        folder,
+        job.work / f"build-{name}",
+        recipe,
+        pin,
+        tools,
+        job.home,
+        programs=source.programs if source else PROGRAMS,
+        variables=variables,
+        report=job.report,
+        cancel=job.cancel,
+    )

@@ -94,16 +94,8 @@ def _by_pip(
         requirements = target / "requirements.txt"
         requirements.write_text(requirement, encoding="utf-8")
         report(Progress(step, f"asking pip for {name}", done=0, total=expected_bytes, unit="bytes"))
-        options = [
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--progress-bar",
-            "off",
-            *extra,
-            *kind,
-            *hashes,
-        ]
+        usual = ("--no-deps", "--disable-pip-version-check", "--no-input", "--progress-bar", "off")
+        options = [*usual, *extra, *kind, *hashes]
         command = [sys.executable, "-m", "pip", "download", *options, "-r", requirements, "-d", target / "files"]
         arriving = target / "arriving"
         arriving.mkdir()

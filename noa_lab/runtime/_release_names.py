@@ -1,6 +1,6 @@
 """What the names of a llama.cpp release's files say: for which system, processor and backend each was built.
 
-Upstream has renamed its files many times (notes on llama.cpp, sections 3.2 and 3.5); nothing here knows a whole name. A name is
+Upstream has renamed its files many times; nothing here knows a whole name. A name is
 `llama-<tag>-bin-<system>[-<variant>]-<architecture>[-<target>].<zip|tar.gz>`, in every era; only the variants differ.
 """
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from noa_lab.errors import SetupError, UnknownName
+from noa_lab.runtime._backends import CUDA_FLOORS
 from noa_lab.runtime._release_names import Asset, Program, parse_companion, parse_program, version_of
 
 __all__ = ["BACKENDS", "ReleaseBuild", "resolve"]
@@ -17,8 +18,8 @@ _ALIASES = {"hip": "rocm", "openblas": "blas", "hip-radeon": "rocm", "": "cpu"}
 _CPU_VARIANTS = ("noavx", "avx", "avx2", "avx512", "llvm", "msvc")
 _SYSTEMS = {"linux": "Linux", "darwin": "Darwin", "macos": "Darwin", "windows": "Windows", "win32": "Windows"}
 _ARCHITECTURES = {"x64": "x86_64", "amd64": "x86_64", "aarch64": "arm64"}
-_DRIVER_FLOORS = {13: 580, 12: 525, 11: 450}
-"""Major version of CUDA: the NVIDIA driver that it needs at least (notes on llama.cpp, section 3.2; 11: NVIDIA's table)."""
+_DRIVER_FLOORS = {**dict(CUDA_FLOORS), 11: 450}
+"""Major version of CUDA: the NVIDIA driver that it needs at least; releases of before 2025 had builds for CUDA 11, too."""
 _CUDA_13_OLDEST = 7.5
 """CUDA 13 has no code for older graphics processors (compute capability), whatever the driver."""
 
