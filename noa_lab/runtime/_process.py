@@ -27,7 +27,8 @@ waiting thread keeps the working one from running. Measured on 2 busy cores: 1 t
 
 _GUARD = Path(__file__).with_name("_guard.py")
 _POLL_SECONDS = 0.1
-_SILENT_SECONDS = 2.0
+_SILENT_SECONDS = 1.0
+"""How long the output of a command that has ended may stay open before it is given up."""
 _TAIL_LINES = 400
 
 _SCRUBBED_PREFIXES = ("LLAMA_", "GGML_", "MTMD_", "AIP_", "HF_", "CMAKE_")
@@ -213,8 +214,10 @@ class Child:
         return self._process.poll()
 
     def wait(self, seconds: float) -> int:
-        """Exit code, once it has ended; `subprocess.TimeoutExpired` when it has not after `seconds`."""
-        return self._process.wait(seconds)
+        """Exit code, once it has ended and `tail` is whole; `subprocess.TimeoutExpired` when it has not after `seconds`."""
+        returncode = self._process.wait(seconds)
+        self._reader.join(_SILENT_SECONDS)
+        return returncode
 
     def __enter__(self) -> Self:
         return self
@@ -236,7 +239,7 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._reader.join(5)
+        self._reader.join(_SILENT_SECONDS)
 
 
 def run(
