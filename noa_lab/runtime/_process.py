@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,8 @@ _SCRUBBED = frozenset(
     }
 )
 
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY")
+
 _KEPT = frozenset({"GGML_VK_VISIBLE_DEVICES"})
 """Which of several GPUs to use is the user's word, as CUDA_VISIBLE_DEVICES is; servers heed it too."""
 
@@ -52,7 +55,7 @@ def clean_environment(private: Path, **additions: str) -> dict[str, str]:
     """The environment for a compiler or a llama.cpp program: nothing in it decides what they do.
 
     llama.cpp reads LLAMA_ARG_* and a config.ini in the user's configuration folder, GGML_* switches kernels, CFLAGS would put
-    instructions into a portable build that it must not have, and tokens are nobody's business here.
+    instructions into a portable build that it must not have, and tokens and keys are nobody's business here.
 
     Args:
         private: An empty folder that stands in for the user's configuration folder.
@@ -65,7 +68,7 @@ def clean_environment(private: Path, **additions: str) -> dict[str, str]:
         or (
             name.upper() not in _SCRUBBED
             and not name.upper().startswith(_SCRUBBED_PREFIXES)
-            and "TOKEN" not in name.upper()
+            and not _SECRET.search(name.upper())
         )
     }
     return PATIENT_THREADS | kept | {"XDG_CONFIG_HOME": str(private), "LC_ALL": "C"} | additions

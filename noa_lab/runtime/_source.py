@@ -50,8 +50,10 @@ def source_folder(pin: Pin, work: Path, *, report: Report, cancel: CancelToken |
     )
     try:
         _unpack(sdist, folder, report, cancel)
-    finally:
+    except DownloadFailed:
         sdist.unlink(missing_ok=True)
+        raise
+    sdist.unlink(missing_ok=True)
     return folder
 
 

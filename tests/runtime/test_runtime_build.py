@@ -130,6 +130,20 @@ def test_an_sdist_without_the_source_is_a_named_error(tmp_path: Path) -> None:
         _source._unpack(sdist, tmp_path / "src", silent, None)
 
 
+def test_a_cancelled_unpacking_keeps_what_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sdist = tar_of(tmp_path / "s.tar.gz", [file_member(f"{TOP}/CMakeLists.txt")])
+    monkeypatch.setattr(_source, "download_distribution", lambda *_, **options: sdist)
+    work, token = tmp_path / "work", CancelToken()
+    work.mkdir()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        _source.source_folder(PIN, work, report=silent, cancel=token)
+    assert sdist.exists()
+    assert list(work.iterdir()) == []
+    assert (_source.source_folder(PIN, work, report=silent, cancel=None) / "CMakeLists.txt").is_file()
+    assert not sdist.exists()
+
+
 def test_pip_without_an_index_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "links"
     empty.mkdir()

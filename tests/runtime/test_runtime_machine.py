@@ -49,7 +49,7 @@ def test_network_file_systems_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: partitions)  # noqa: A006
     here = machine()
     assert here.network_filesystem(tmp_path / "not" / "there" / "yet") == "nfs4"
-    assert here.network_filesystem(tmp_path / "local") == "nfs4" if not (tmp_path / "local").exists() else True
+    assert here.network_filesystem(tmp_path / "local") == "nfs4"
     (tmp_path / "local").mkdir()
     assert here.network_filesystem(tmp_path / "local" / "home") is None
     assert here.network_filesystem(tmp_path.parent) is None

@@ -67,7 +67,7 @@ def test_a_missing_program_is_an_exit_code(tmp_path: Path) -> None:
 
 def test_too_long_ends_the_whole_tree() -> None:
     mark = f"mark-{os.getpid()}-timeout"
-    done = run([sys.executable, "-c", TREE, mark], seconds=1.0)
+    done = run([sys.executable, "-c", TREE, mark], seconds=2.0)
     assert done.timed_out
     assert done.tail == ("up",)
     assert gone(mark)
@@ -147,16 +147,11 @@ def test_ending_twice_is_harmless() -> None:
 
 
 def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "LLAMA_ARG_CTX_SIZE",
-        "GGML_X",
-        "HF_TOKEN",
-        "MY_TOKEN",
-        "CXXFLAGS",
-        "LD_PRELOAD",
-        "CMAKE_ARGS",
-        "AIP_MODE",
-    ):
+    scrubbed = {
+        *("LLAMA_ARG_CTX_SIZE", "GGML_X", "CXXFLAGS", "LD_PRELOAD", "CMAKE_ARGS", "AIP_MODE"),
+        *("HF_TOKEN", "MY_TOKEN", "OPENAI_API_KEY", "aws_secret_access_key", "DB_PASSWORD"),
+    }
+    for name in scrubbed:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("KEPT", "yes")
     monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "1")
@@ -165,13 +160,4 @@ def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert environment["KEPT"] == "yes"
     assert environment["LLAMA_API_KEY"] == "key"
     assert environment["XDG_CONFIG_HOME"] == str(tmp_path)
-    assert not {
-        "LLAMA_ARG_CTX_SIZE",
-        "GGML_X",
-        "HF_TOKEN",
-        "MY_TOKEN",
-        "CXXFLAGS",
-        "LD_PRELOAD",
-        "CMAKE_ARGS",
-        "AIP_MODE",
-    } & set(environment)
+    assert not scrubbed & set(environment)
