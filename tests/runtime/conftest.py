@@ -9,7 +9,7 @@ import pytest
 from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab.paths import Home
-from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways, _smoke
+from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways, _smoke, _trial
 from noa_lab.runtime._backends import Choice
 
 
@@ -56,6 +56,12 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> 
         choice=Choice("cpu", "cpu: a test"),
     )
     return shop
+
+
+@pytest.fixture
+def known_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest thread count is not searched for: with the real programs that takes longer than everything else."""
+    monkeypatch.setattr(_trial, "fastest_threads", lambda *_, **options: 1)
 
 
 @pytest.fixture

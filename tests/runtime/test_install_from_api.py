@@ -219,6 +219,7 @@ def test_nothing_answers(workshop: SimpleNamespace, api: FakeReleaseApi) -> None
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("known_threads")
 @pytest.mark.parametrize("layout", ["tar.gz", "build/bin zip"])
 def test_the_real_build_as_a_release(
     workshop: SimpleNamespace, api: FakeReleaseApi, runtime: Runtime, model: ModelFile, tmp_path: Path, layout: str

@@ -391,6 +391,7 @@ def test_a_copy_of_the_real_programs(real_workshop: SimpleNamespace, runtime: Ru
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("known_threads")
 def test_the_real_programs_on_path(
     real_workshop: SimpleNamespace, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_on_macos_the_loaders_complaint_decides(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("known_threads")
 def test_the_real_programs_in_bin_and_lib(
     workshop: SimpleNamespace, runtime: Runtime, model: ModelFile, tmp_path: Path
 ) -> None:
