@@ -9,7 +9,16 @@ import pytest
 from runtime_fakes import fake_programs, tiny_source
 
 from noa_lab.paths import Home
-from noa_lab.runtime import _bindings, _install_source, _install_ways, _plan_build, _plan_ways, _smoke, _trial
+from noa_lab.runtime import (
+    _bindings,
+    _install_release,
+    _install_source,
+    _install_ways,
+    _plan_build,
+    _plan_ways,
+    _smoke,
+    _trial,
+)
 from noa_lab.runtime._backends import Choice
 
 
@@ -36,7 +45,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: Path) -> 
         return fake_programs(folder / "bin", faults.get(name, ""), devices=tuple(devices))
 
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
-    for module in (_install_ways, _install_source, _plan_ways):
+    for module in (_install_ways, _install_source, _install_release, _plan_ways):
         monkeypatch.setattr(module, "choose_backend", lambda: shop.choice)
     for module in (_install_source, _plan_build, _plan_ways):
         monkeypatch.setattr(module, "find_toolchain", lambda: None)

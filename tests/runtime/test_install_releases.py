@@ -44,7 +44,6 @@ def test_a_gpu_whose_release_cannot_be_reached_ends_at_the_cpu_build_and_says_so
         raise DownloadFailed("api.github.com cannot be reached.", fix="x", source="x", reason="no route to host")
 
     monkeypatch.setattr(_install_release, "find_release", unreachable)
-    monkeypatch.setattr(_install_release, "choose_backend", lambda: NVIDIA)
     seen: list[Progress] = []
     found = install(workshop, report=seen.append)
     assert found.backend == "cpu"
@@ -80,7 +79,6 @@ def releases(workshop: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Simp
 
     monkeypatch.setattr(_install_release, "find_release", find)
     monkeypatch.setattr(_install_release, "fetch_release", fetch)
-    monkeypatch.setattr(_install_release, "choose_backend", lambda: workshop.choice)
     monkeypatch.setattr(_install_release, "architecture", lambda: "x86_64")
     here = machine()
     monkeypatch.setattr(
