@@ -125,4 +125,9 @@ class RuntimeList(tuple[Runtime, ...]):
         for row in self:
             marks = ", ".join(row.marks)
             cells = (row.id, marks, row.tag, row.build_number, row.commit, row.backend, row.source, row.threads)
-            yield "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
+            yield "<tr>" + "".join(map(_cell, cells)) + "</tr>"
+
+
+def _cell(value: object) -> str:
+    # JupyterLab's tables are right-aligned; names are not read well that way.
+    return f'<td style="text-align: left; white-space: nowrap">{html.escape(str(value))}</td>'
