@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +72,17 @@ def find_chromium() -> bool:
     return shutil.which("chromium") is not None
 
 
+@contextmanager
+def own_home() -> Iterator[dict[str, str]]:
+    """The environment for notebooks: their runs, servers and models go into a home that is deleted afterwards."""
+    from noa_lab.paths import Home
+    from noa_lab.testing import borrowed_home
+
+    with tempfile.TemporaryDirectory(prefix="noa-lab-notebooks-") as place:
+        home = borrowed_home(Path(place) / "home", Home.default())
+        yield {**os.environ, "NOA_LAB_HOME": str(home.root)}
+
+
 def run_all(commands: dict[str, list[str]]) -> list[str]:
     """Run them one after the other; returns the titles of those that failed.
 
@@ -91,6 +104,9 @@ def run_all(commands: dict[str, list[str]]) -> list[str]:
                     code = beside.wait()
                     kept.seek(0)
                     print(kept.read().decode(errors="replace"), flush=True)
+                elif title.startswith("Notebooks"):
+                    with own_home() as env:
+                        code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=env)
                 else:
                     code = subprocess.call(command, cwd=ROOT, stdin=subprocess.DEVNULL)
                 outcome = "ok" if code == 0 else f"FAILED (exit code {code})"

@@ -12,6 +12,7 @@ from noa_lab.errors import RuntimeMissing
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
 from noa_lab.runtime import Runtime, current
+from noa_lab.testing import borrowed_home
 
 
 @pytest.fixture(scope="session")
@@ -44,14 +45,10 @@ def model(real_home: Home) -> ModelFile:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """A home of the test's own, linked to the installed runtime and model."""
-    default = Home.default()
-    root = tmp_path / "home"
-    root.mkdir()
-    for name in ("runtimes", "models"):
-        os.symlink(getattr(default, name), root / name)
-    monkeypatch.setenv("NOA_LAB_HOME", str(root))
-    return Home(root)
+    """A home of the test's own, with the installed runtime and model."""
+    borrowed = borrowed_home(tmp_path / "home", Home.default())
+    monkeypatch.setenv("NOA_LAB_HOME", str(borrowed.root))
+    return borrowed
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from noa_lab import server
 from noa_lab.paths import Home
+from noa_lab.testing import borrowed_home
 
 pytestmark = [pytest.mark.browser, pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -20,13 +20,10 @@ MINUTES = 60_000
 
 @pytest.fixture
 def own_home(tmp_path):
-    """Code that gives a kernel a home of the test's own, linked to the installed runtime and model."""
-    root = tmp_path / "home"
-    root.mkdir()
-    for name in ("runtimes", "models"):
-        os.symlink(getattr(Home.default(), name), root / name)
-    yield f"import os; os.environ['NOA_LAB_HOME'] = {str(root)!r}"
-    server.stop_all(Home(root))
+    """Code that gives a kernel a home of the test's own, with the installed runtime and model."""
+    home = borrowed_home(tmp_path / "home", Home.default())
+    yield f"import os; os.environ['NOA_LAB_HOME'] = {str(home.root)!r}"
+    server.stop_all(home)
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ import time
 import psutil
 import pytest
 
+from noa_lab.experiments import Store
+from noa_lab.paths import Home
+
 pytestmark = pytest.mark.real
 CELLS = 40
 
@@ -32,15 +35,17 @@ def comparison_file(folder, cells):
     return file
 
 
-def done_cells(noa_lab) -> tuple[str, int]:
-    listed = json.loads(noa_lab("runs", "list", "--json").stdout)["runs"]
-    return (listed[0]["run_id"], listed[0]["done"]) if listed else ("", 0)
+def done_cells(home: Home) -> tuple[str, int]:
+    """Looks into the store: a command for each look would take longer than what is looked at."""
+    with Store(home.runs_db) as store:
+        found = store.runs()
+        return (found[0]["run_id"], found[0]["done"]) if found else ("", 0)
 
 
-def times_of_done(noa_lab, run_id: str) -> dict[str, float]:
+def times_of_done(home: Home, run_id: str) -> dict[str, float]:
     """How long each finished cell took: a cell that is asked again takes another time."""
-    cells = json.loads(noa_lab("runs", "show", run_id, "--json").stdout)["cells"]
-    return {cell["cell_id"]: cell["total_ms"] for cell in cells if cell["status"] == "done"}
+    with Store(home.runs_db) as store:
+        return {cell["cell_id"]: cell["total_ms"] for cell in store.cells(run_id) if cell["status"] == "done"}
 
 
 @pytest.mark.parametrize("after", [0.0, 1.5])
@@ -50,7 +55,7 @@ def test_kill_and_resume(noa_lab, comparison, after, home):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
     try:
         deadline = time.monotonic() + 100
-        while done_cells(noa_lab)[1] == 0 and time.monotonic() < deadline:
+        while done_cells(home)[1] == 0 and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(after)
         status = json.loads(noa_lab("status", "--json").stdout)["servers"]
@@ -65,16 +70,16 @@ def test_kill_and_resume(noa_lab, comparison, after, home):
         assert gone < 2
     finally:
         process.kill()
-    run_id, before = done_cells(noa_lab)
+    run_id, before = done_cells(home)
     assert 0 < before < CELLS, "killed half-way"
-    kept = times_of_done(noa_lab, run_id)
+    kept = times_of_done(home, run_id)
     resumed = noa_lab("compare", comparison, "--resume", run_id, "--json")
     assert resumed.returncode == 0, resumed.stderr
     run = json.loads(resumed.stdout)
     assert run["run_id"] == run_id
     assert [cell["status"] for cell in run["cells"]] == ["done"] * CELLS
     assert len({cell["cell_id"] for cell in run["cells"]}) == CELLS
-    assert kept.items() <= times_of_done(noa_lab, run_id).items(), "finished cells were not asked again"
+    assert kept.items() <= times_of_done(home, run_id).items(), "finished cells were not asked again"
     assert json.loads(noa_lab("status", "--json").stdout)["servers"] == []
 
 
@@ -92,30 +97,30 @@ def test_ten_kills_of_runner_and_server(noa_lab, tmp_path, home):
         command = [sys.executable, "-m", "noa_lab.cli", "compare", str(file), *(["--resume", run_id] if run_id else [])]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
         try:
-            wait_for_more(noa_lab, len(kept))
+            wait_for_more(home, len(kept))
             time.sleep(draw.uniform(0, 1))
             if victim == "server":
                 (pid,) = servers(noa_lab)
-                before = done_cells(noa_lab)[1]
+                before = done_cells(home)[1]
                 os.kill(pid, signal.SIGKILL)
-                wait_for_more(noa_lab, before)
+                wait_for_more(home, before)
             process.kill()
             process.wait(10)
         finally:
             process.kill()
-        run_id, _ = done_cells(noa_lab)
-        now = times_of_done(noa_lab, run_id)
+        run_id, _ = done_cells(home)
+        now = times_of_done(home, run_id)
         assert kept.items() <= now.items(), "a finished cell was lost, or asked again"
         assert len(now) < cells, "it was killed half-way"
         kept = now
     run = json.loads(noa_lab("compare", file, "--resume", run_id, "--json", timeout=400).stdout)
     assert [cell["status"] for cell in run["cells"]] == ["done"] * cells
     assert len({cell["cell_id"] for cell in run["cells"]}) == cells
-    assert kept.items() <= times_of_done(noa_lab, run_id).items()
+    assert kept.items() <= times_of_done(home, run_id).items()
 
 
-def wait_for_more(noa_lab, before: int) -> None:
+def wait_for_more(home: Home, before: int) -> None:
     deadline = time.monotonic() + 100
-    while done_cells(noa_lab)[1] <= before:
+    while done_cells(home)[1] <= before:
         assert time.monotonic() < deadline, "nothing is finished any more"
         time.sleep(0.1)

@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN_ELSEWHERE = {"python lab.py", "python lab.py test", "python lab.py demo"}
-"""These are what runs the tests; a fresh clone of them is tried before a release."""
+RUN_ELSEWHERE = {"python lab.py", "python lab.py test", "python lab.py demo", "noa-lab digest ."}
+"""The first three are what runs the tests; a fresh clone of them is tried before a release. The digest, which takes a minute, is looked
+at by tests/agents/test_digest_real.py."""
 
 
 def blocks(language: str) -> list[pytest.ParameterSet]:
