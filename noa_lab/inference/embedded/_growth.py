@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.inference.batch._copying import CopyingSchedule
-from noa_lab.inference.batch._prefixes import Prefixes, common, packed, unpacked
+from noa_lab.inference.batch._prefixes import common, packed, unpacked
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.embedded._sampler import GrammarInvalid, Sampler
 from noa_lab.inference.embedded._text_cutter import TextCutter
@@ -32,8 +32,11 @@ _WORTH_WAITING = 4
 """Tokens that a prompt waits for while another one that begins alike is evaluated: more steps cost about what two tokens do."""
 
 
-_LITTLE_MORE = 2
-"""Times the room of one prompt that all side by side may take to count as shared: half of what they can take before that is slower."""
+_CHEAPER = 64
+"""Tokens from which a step costs less for each of them: llama.cpp's attention on a CPU then goes over the context in tiles."""
+
+_SOON = 4
+"""Steps that a few tokens of a prompt wait for answers that are about to end: what comes after those is evaluated along with them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,8 +65,10 @@ class _Feeding:
     tokens: tuple[int, ...]
     reused: int = 0
     at: int = 0
+    placed: bool = False
+    """Whether what another sequence has of it is in its lane."""
     since: float = 0.0
-    """When it was put into its lane; 0.0 before that."""
+    """When its first token was evaluated; 0.0 before that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,12 +89,6 @@ class _Answer:
     text: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _mostly_shared(prompts: Sequence[bytes], lanes: int) -> bool:
-    """Whether so many prompts side by side take little more room than one of them."""
-    prefixes = Prefixes(prompts)
-    return prefixes.minimum * min(lanes, len(prompts)) <= _LITTLE_MORE * prefixes.total
 
 
 class Growth:
@@ -134,8 +133,6 @@ class Growth:
         asked = [Asked(batch, index, what, len(what["seeds"])) for index, what in enumerate(questions)]
         self._open[batch] = len(asked)
         prompts = [packed(each.what["tokens"]) for each in asked]
-        if len(self._open) == 1 and not self._questions:
-            self._model.attend(shared=_mostly_shared(prompts, self._lanes))
         numbers = self._schedule.add(prompts, [each.left for each in asked], list(early))
         self._questions.update(zip(numbers, asked, strict=True))
         self._end_if_done(batch)
@@ -176,7 +173,10 @@ class Growth:
         growing = list(self._answers)
         fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in growing]
         parts = list(self._parts(BATCH - len(fed)))
+        if self._more_soon(len(fed) + sum(count for _, count in parts)):
+            parts = []
         for feeding, count in parts:
+            feeding.since = feeding.since or time.perf_counter()
             tokens = feeding.tokens[feeding.at : feeding.at + count]
             wanted = feeding.at + count == len(feeding.tokens) and isinstance(feeding.job, Ask)
             fed.append(Fed(feeding.job.lane, feeding.at, tokens, wanted=wanted))
@@ -198,10 +198,16 @@ class Growth:
         for number, feeding in enumerate(self._feeding):
             if room <= 0:
                 return
-            if feeding.since or self._placed(feeding, self._feeding[:number]):
+            if feeding.placed or self._place(feeding, self._feeding[:number]):
                 count = min(room, len(feeding.tokens) - feeding.at)
                 room -= count
                 yield feeding, count
+
+    def _more_soon(self, tokens: int) -> bool:
+        """Whether a step of so many tokens is better put off until answers end whose lanes bring more of them."""
+        if tokens >= _CHEAPER or not self._schedule.waiting:
+            return False
+        return any(self._longest(answer.asked) - len(answer.tokens) <= _SOON for answer in self._answers)
 
     def _decode(self, fed: Sequence[Fed]) -> list[int]:
         """Decode one batch; what nothing grows on is forgotten where there is no room otherwise, and evaluated again when it is needed."""
@@ -224,7 +230,7 @@ class Growth:
     def _feed(self, job: Job, prompt: bytes) -> None:
         self._feeding.append(_Feeding(job, prompt, unpacked(prompt)))
 
-    def _placed(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> bool:
+    def _place(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> bool:
         """Let a prompt go on from what any sequence has of it: the answer that grows there leaves its prompt as it is.
 
         Returns:
@@ -235,7 +241,7 @@ class Growth:
             return False
         # The last token is evaluated in any case: its logits are what an answer begins with.
         feeding.reused = feeding.at = min(shared, len(feeding.tokens) - 1)
-        feeding.since = time.perf_counter()
+        feeding.placed = True
         self._model.copy(source, feeding.job.lane, feeding.at)
         return True
 
@@ -281,15 +287,18 @@ class Growth:
         if what["sampling"]["n_probs"]:
             answer.logprobs.append(self._model.probability(token, place, what["sampling"]["n_probs"]))
         answer.last = token
-        room = self._model.context_size - len(what["tokens"])
         if self._model.ends(token):
             self._end(answer, "stop", now)
             return
         answer.text.append(answer.cutter.feed(self._model.piece(token)))
         if answer.cutter.stopped:
             self._end(answer, "stop_sequence", now)
-        elif len(answer.tokens) >= min(what["max_tokens"], room):
+        elif len(answer.tokens) >= self._longest(answer.asked):
             self._end(answer, "length", now)
+
+    def _longest(self, asked: Asked) -> int:
+        """Tokens that an answer can have."""
+        return min(asked.what["max_tokens"], self._model.context_size - len(asked.what["tokens"]))
 
     def _end(self, answer: _Answer, reason: str, now: float) -> None:
         what = answer.asked.what

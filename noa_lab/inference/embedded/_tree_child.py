@@ -30,7 +30,6 @@ class TreeChild(Child):
         self, model: TreeModel, inbox: Inbox, say: Callable[[Message], None], *, lanes: int, stores: int
     ) -> None:
         super().__init__(model, inbox, say, can_go_back=model.can_go_back)
-        self._tree = model
         self._growth = Growth(model, lanes, stores, say)
         self._later: list[Message] = []
         """What needs the context, and waits for the answers that grow in it."""
@@ -63,8 +62,6 @@ class TreeChild(Child):
         elif self._growth.busy and message["op"] not in _LIGHT:
             self._later.append(message)
         else:
-            if message["op"] not in _LIGHT:
-                self._tree.attend(shared=False)
             self.do(message)
 
     def _cancel(self, number: int) -> None:

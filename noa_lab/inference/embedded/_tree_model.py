@@ -19,12 +19,6 @@ BATCH = 512
 _TOKEN = 4
 """Bytes of a packed token."""
 
-_AUTO, _OFF = -1, 0
-"""Flash attention: as llama.cpp sees fit (a CPU has it), or not."""
-
-_MOST_SCORES = 512 * 1024**2
-"""Bytes that attention scores may take where flash attention is off."""
-
 _NO_CELLS = 1
 """What `llama_decode` returns when the context has no room for the batch."""
 
@@ -65,7 +59,7 @@ class TreeModel(EmbeddedModel):
     """
 
     def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
-        self._cells, self._sequences, self._flash = cells, sequences, _AUTO
+        self._cells, self._sequences = cells, sequences
         super().__init__(path, context_size, threads)
         self._held = [b""] * sequences
         """By sequence: the tokens that it holds, packed."""
@@ -76,7 +70,7 @@ class TreeModel(EmbeddedModel):
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences
         params.n_threads = params.n_threads_batch = threads
-        params.kv_unified, params.flash_attn_type = True, self._flash
+        params.kv_unified = True
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise LoadFailed(f"there is not enough memory for a context of {self._cells} tokens")
@@ -88,27 +82,6 @@ class TreeModel(EmbeddedModel):
         lib = self._lib
         recurrent = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
         return not recurrent and int(lib.llama_model_n_swa(self._model)) == 0
-
-    def attend(self, *, shared: bool) -> None:
-        """Choose how attention is computed; forgets everything.
-
-        llama.cpp's flash attention on a CPU goes through the context once for each token, and skips what is not the token's own.
-        Without it, tokens that are decoded together go through all of the context together: for answers that share most of theirs that
-        takes a third of the time, for others it takes longer.
-
-        Args:
-            shared: Whether most of the context will be shared.
-        """
-        scores = 4 * BATCH * self._cells * int(self._lib.llama_model_n_head(self._model))
-        off = shared and scores <= _MOST_SCORES and not self._lib.llama_supports_gpu_offload()
-        flash = _OFF if off else _AUTO
-        if flash == self._flash:
-            return
-        self._lib.llama_free(self._context)
-        self._flash = flash
-        self._context = self._new_context(self._threads)
-        self._memory = self._lib.llama_get_memory(self._context)
-        self.clear()
 
     def sampler(self, sampling: dict[str, Any], grammar: str | None, prompt: Sequence[int]) -> Sampler:
         """What chooses the tokens of one answer; the caller closes it.

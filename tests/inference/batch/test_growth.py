@@ -21,14 +21,12 @@ class Counting(TreeModel):
     def __init__(self, cells: int = 100_000) -> None:
         self.context_size, self._sequences, self._cells = 400, LANES + STORES, cells
         self.rows: list[list[int]] = []
+        self.steps: list[list[int]] = []
         self.refusals = 0
         self.clear()
 
     def clear(self) -> None:
         self._held = [b""] * self._sequences
-
-    def attend(self, *, shared: bool) -> None:
-        self.shared = shared
 
     def keep(self, sequence: int, length: int) -> None:
         self._held[sequence] = self._held[sequence][: length * 4]
@@ -49,6 +47,7 @@ class Counting(TreeModel):
             raise OutOfCells
         self._held = after
         self.rows = [list(part.tokens) for part in fed]
+        self.steps.append([len(part.tokens) for part in fed])
         self._lengths = [part.start + len(part.tokens) for part in fed]
         return list(range(len(fed)))
 
@@ -126,8 +125,8 @@ def test_without_room_what_nothing_grows_on_is_forgotten(seed):
     trunks = [[rng.randrange(50) for _ in range(200)] for _ in range(10)]
     prompts = [[*trunk, *(leaf,) * rng.randrange(1, 40)] for trunk in trunks for leaf in range(3)]
     model = Counting(cells=LANES * 245)
-    found, _, _ = grow([wish(prompt) for prompt in prompts], model, early=range(0, 30, 3))
-    assert found == {number: ["".join(f"{len(each) + at} " for at in range(5))] for number, each in enumerate(prompts)}
+    found, _, _ = grow([wish(prompt, length=20) for prompt in prompts], model, early=range(0, 30, 3))
+    assert found == {number: ["".join(f"{len(each) + at} " for at in range(20))] for number, each in enumerate(prompts)}
     assert model.refusals
 
 
@@ -139,13 +138,12 @@ def test_a_part_that_comes_later_shares_with_what_is_there():
     assert evaluated <= 1.02 * (100 + 40 * 6)
 
 
-def test_attention_is_computed_together_where_most_is_shared():
-    rng, model = random.Random(1), Counting()
-    trunk = [rng.randrange(50) for _ in range(200)]
-    grow([wish([*trunk, number]) for number in range(60, 80)], model)
-    assert model.shared
-    grow([wish([number, *trunk]) for number in range(60, 80)], model)
-    assert not model.shared
+def test_prompts_wait_a_few_steps_to_be_evaluated_together():
+    trunk, model = list(range(100)), Counting()
+    prompts = [[*trunk, *(number,) * 24] for number in range(200, 232)]
+    grow([wish(prompt, length=4) for prompt in prompts], model, early=[0])
+    small = [step for step in model.steps if max(step) > 1 and sum(step) < 64]
+    assert len(small) <= 1, "the early one is evaluated alone"
 
 
 def test_a_broken_grammar_spoils_its_own_answers_alone():
