@@ -298,7 +298,7 @@ class Growth:
 
     def _longest(self, asked: Asked) -> int:
         """Tokens that an answer can have."""
-        return min(asked.what["max_tokens"], self._model.context_size - len(asked.what["tokens"]))
+        return min(int(asked.what["max_tokens"]), self._model.context_size - len(asked.what["tokens"]))
 
     def _end(self, answer: _Answer, reason: str, now: float) -> None:
         what = answer.asked.what
