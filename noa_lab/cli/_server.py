@@ -51,7 +51,7 @@ def serve(models: tuple[str, ...], config: Path | None, detach: bool, allow_over
             return
         try:
             click.echo("Its key: noa-lab status --show-key. Ctrl-C lets go of it.")
-            while running.status().state not in ("stopped", "crashed"):
+            while running.state not in ("stopped", "crashed"):
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             click.echo(f"\nLet go of {running.name}")

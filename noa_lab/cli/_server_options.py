@@ -17,7 +17,7 @@ _FIELDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "slots": (("--slots",), {"type": int, "help": "Requests worked on at the same time (default: as tuned, else 2)."}),
     "threads": (("--threads",), {"type": int, "help": "CPU threads (default: as tuned, else as measured at install)."}),
     "threads_batch": (("--threads-batch",), {"type": int, "help": "CPU threads for prompts (default: as --threads)."}),
-    "batch_size": (("--batch",), {"type": int, "help": "Most prompt tokens handed over at once (default: 2048)."}),
+    "batch_size": (("--batch",), {"type": int, "help": "Most prompt tokens handed over at once (default: as --ubatch; on a GPU 2048)."}),
     "ubatch_size": (("--ubatch",), {"type": int, "help": "Most prompt tokens computed at once (default: 512)."}),
     "gpu_layers": (("--gpu-layers",), {"type": int, "help": "Layers kept on the GPU; -1 for all (default: 0)."}),
     "flash_attention": (("--flash-attn",), {"help": "Fused attention: auto, on or off (default: auto)."}),

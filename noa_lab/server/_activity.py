@@ -21,11 +21,13 @@ class Activity:
     def __init__(self, model_bytes: int) -> None:
         self._model_bytes = model_bytes
         self._last: Sight | None = None
+        self._answered: Sight | None = None
+        """The last look that was answered: only such ones know the slots."""
         self._noted = -1.0
         self.phase = ""
         """What it does while it loads, in words."""
         self.tokens_per_second = 0.0
-        """Tokens generated a second between the last two looks, all slots together; 0 when none was."""
+        """Tokens generated a second between the last two looks that were answered, all slots together; 0 when none was."""
         self.peak_bytes = 0
         """The most memory it was seen with."""
 
@@ -39,11 +41,13 @@ class Activity:
 
     def look(self, sight: Sight) -> None:
         """Take in a look."""
-        before, self._last = self._last, sight
+        self._last = sight
         if sight.vitals is not None:
             self.peak_bytes = max(self.peak_bytes, sight.vitals.peak_bytes)
-        if before is not None and sight.answered:
-            self.tokens_per_second = _written(before, sight) / max(1e-3, sight.at - before.at)
+        if sight.answered:
+            before, self._answered = self._answered, sight
+            if before is not None:
+                self.tokens_per_second = _written(before, sight) / max(1e-3, sight.at - before.at)
 
     def news(self) -> dict[str, Any] | None:
         """The progress of loading as a message, when there is more than was told last."""

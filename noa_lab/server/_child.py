@@ -73,8 +73,13 @@ class Child:
             # The watcher's main thread forks and lives as long as the watcher, which PR_SET_PDEATHSIG depends on; no other is alive then.
             preexec_fn=parent_death_signal() if death_watch == "pdeathsig" else None,  # noqa: PLW1509
         )
-        self._guard = Guard(self._process.pid) if death_watch == "guard" else None
-        self._job = job_object(self._process.pid) if death_watch == "job" else None
+        try:
+            self._guard = Guard(self._process.pid) if death_watch == "guard" else None
+            self._job = job_object(self._process.pid) if death_watch == "job" else None
+        except BaseException:  # nobody would end it with the watcher
+            self._process.kill()
+            self._process.communicate()
+            raise
         self.mark: ProcessMark = mark_of(self._process.pid) or ProcessMark(self._process.pid, "")
         self._steps: list[tuple[float, str]] = []
         self._ending_since = 0.0

@@ -99,7 +99,7 @@ class Guard:
             self._process.communicate(b"done\n", timeout=2)
 
 
-def job_object(pid: int) -> object:  # pragma: no cover - Windows
+def job_object(pid: int) -> object:
     """Put a process into a job that is killed with the last handle to it, which is the one returned.
 
     Source: Windows API, `JOBOBJECT_EXTENDED_LIMIT_INFORMATION` with `JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE`.
@@ -138,8 +138,9 @@ def job_object(pid: int) -> object:  # pragma: no cover - Windows
         ctypes.c_void_p(job), extended_limits, ctypes.byref(limits), ctypes.sizeof(limits)
     )
     done = done and kernel.AssignProcessToJobObject(ctypes.c_void_p(job), ctypes.c_void_p(process))
-    if process:
-        kernel.CloseHandle(ctypes.c_void_p(process))
+    for handle in (process, None if done else job):
+        if handle:
+            kernel.CloseHandle(ctypes.c_void_p(handle))
     if not done:
         raise OSError("Windows did not take llama-server into a job object.")
     return job

@@ -25,11 +25,12 @@ def foreign_servers(home: Home) -> list[ServerStatus]:
     """
     import psutil
 
-    ours = {record.process.pid for record in read_records(home) if record.process is not None and record.local}
+    # The record of one that was only just started, or started again, may not name it yet: its parent tells.
+    watchers = {record.watcher.pid for record in read_records(home) if record.watcher is not None and record.watched}
     found = []
-    for process in psutil.process_iter(["pid", "name", "status"]):
+    for process in psutil.process_iter(["ppid", "name", "status"]):
         info = process.info
-        if info["name"] in _PROGRAMS and info["pid"] not in ours and info["status"] != psutil.STATUS_ZOMBIE:
+        if info["name"] in _PROGRAMS and info["ppid"] not in watchers and info["status"] != psutil.STATUS_ZOMBIE:
             try:
                 found.append(_status(process))
             except psutil.Error:

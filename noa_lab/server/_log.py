@@ -113,12 +113,11 @@ class LogWriter:
 
     def _append(self, line: str) -> None:
         data = redact(line, self._secrets).encode(errors="replace") + b"\n"
-        if self._size and self._is_due(len(data)):
-            with contextlib.suppress(
-                OSError
-            ):  # Windows renames no file that somebody reads: then it grows, and the next line tries again
-                self._rotate()
         try:
+            if self._file.closed:  # a full disk had no room for a new file
+                self._open()
+            elif self._size and self._is_due(len(data)):
+                self._rotate()
             if self._lost:
                 data = f"[noa_lab] {self._lost} lines could not be written\n".encode() + data
             self._size += self._file.write(data)
@@ -130,14 +129,14 @@ class LogWriter:
         return self._size + more > self._max_bytes or self._period != self._period_of(time.time())
 
     def _rotate(self) -> None:
+        """Set the file aside. Windows renames no file that somebody reads: then it grows, and the next line tries again."""
         self._file.close()
-        try:
-            for number in range(KEPT, 0, -1):
-                newer = _numbered(self._path, number - 1)
-                if newer.exists():
-                    newer.replace(_numbered(self._path, number))
-        finally:
-            self._open()
+        # Up to the first free number only, or tries that fail would push the older files out.
+        last = next((each for each in range(1, KEPT) if not _numbered(self._path, each).exists()), KEPT)
+        with contextlib.suppress(OSError):
+            for number in range(last, 0, -1):
+                _numbered(self._path, number - 1).replace(_numbered(self._path, number))
+        self._open()
 
     def close(self) -> None:
         """Close the file."""

@@ -17,6 +17,7 @@ from typing import Any
 __all__ = ["Peer", "Peers"]
 
 _LONGEST = 65536
+_MOST_UNSENT = 1 << 20
 
 Message = dict[str, Any]
 
@@ -29,6 +30,7 @@ class Peer:
     holder: Message | None = None
     trusted: bool = False
     buffer: bytes = field(default=b"", repr=False)
+    unsent: bytes = field(default=b"", repr=False)
 
 
 class Peers:
@@ -61,24 +63,39 @@ class Peers:
 
     def turn(self, timeout: float) -> None:
         """Wait for up to `timeout` seconds for something to do, and do it."""
-        for key, _ in self._selector.select(max(0.0, timeout)):
+        for key, events in self._selector.select(max(0.0, timeout)):
             if key.fileobj is self._listener:
                 self._accept()
             elif isinstance(key.data, Peer):
-                self._read(key.data)
+                if events & selectors.EVENT_WRITE:
+                    self._flush(key.data)
+                if events & selectors.EVENT_READ and key.data in self._peers:
+                    self._read(key.data)
 
     def holders(self) -> list[Message]:
         """Who holds the server, as they have introduced themselves."""
         return [peer.holder for peer in self._peers if peer.holder is not None]
 
     def send(self, peer: Peer, message: Message) -> None:
-        """Tell one peer; one that does not read misses it and can ask again."""
+        """Tell one peer. For one that does not read now, such as an idle notebook, it is kept; progress is not, nor more than 1 MiB."""
+        data = json.dumps(message).encode() + b"\n"
+        progress = message.get("event") == "progress"
+        if peer.unsent and (progress or len(peer.unsent) + len(data) > _MOST_UNSENT):
+            return
+        peer.unsent += data
+        self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        """Send what can be sent; the rest waits until there is room."""
         try:
-            peer.socket.send(json.dumps(message).encode() + b"\n")
+            peer.unsent = peer.unsent[peer.socket.send(peer.unsent) :]
         except BlockingIOError:
             pass
         except OSError:
             self._drop(peer)
+            return
+        waiting = selectors.EVENT_WRITE if peer.unsent else 0
+        self._selector.modify(peer.socket, selectors.EVENT_READ | waiting, peer)
 
     def tell_holders(self, message: Message) -> None:
         """Tell all who hold the server."""

@@ -74,6 +74,16 @@ def end_server(home: Home, record: ServerRecord) -> None:
             fix="Run `noa-lab stop` on that machine.",
             name=record.name,
         )
+    if record.local:  # the processes of one from before a reboot are gone, and their pids are others' now
+        _end_processes(record)
+    with registry_lock(home):
+        folder = record_folder(home, record.name)
+        left = read_record(folder)
+        if left is not None and left.secret == record.secret:
+            remove_record(folder, left)
+
+
+def _end_processes(record: ServerRecord) -> None:
     answer = ask_watcher(record, "stop", why=f"it was stopped by process {os.getpid()}")
     if answer is None or not _gone(record, _PATIENCE):
         for mark in (record.process, record.watcher):
@@ -85,11 +95,6 @@ def end_server(home: Home, record: ServerRecord) -> None:
             name=record.name,
             record=record.name,
         )
-    with registry_lock(home):
-        folder = record_folder(home, record.name)
-        left = read_record(folder)
-        if left is not None and left.secret == record.secret:
-            remove_record(folder, left)
 
 
 def _gone(record: ServerRecord, patience: float) -> bool:

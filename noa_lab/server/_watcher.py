@@ -7,6 +7,7 @@ with the same port and key, until it has failed three times in a row; then the w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -214,7 +215,8 @@ class Watcher:
         remove_address(self.record.address, self._folder)
         if reason.kind != "stopped" and self.record.was_ready:
             gone = self.record.changed(state="crashed", reason=reason.words, exit_code=reason.exit_code)
-            write_record(self._folder, gone.changed(api_key="", secret="", port=0, process=None))
+            with contextlib.suppress(OSError):  # a full disk: who is connected is told below all the same
+                write_record(self._folder, gone.changed(api_key="", secret="", port=0, process=None))
         else:
             remove_record(self._folder, None)
         event: Message = {"event": "exit", "kind": reason.kind, "reason": reason.words, "exit_code": reason.exit_code}

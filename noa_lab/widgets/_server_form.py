@@ -16,7 +16,7 @@ _NUMBERS = {
     "slots": ("Slots", "requests; default: tuned, else 2"),
     "threads": ("Threads", "default: tuned or measured"),
     "threads_batch": ("Threads for prompts", "default: as Threads"),
-    "batch_size": ("Batch", "tokens; default 2048"),
+    "batch_size": ("Batch", "tokens; default 2048, on the CPU as Micro-batch"),
     "ubatch_size": ("Micro-batch", "tokens; default 512"),
     "gpu_layers": ("GPU layers", "-1 all; default 0"),
     "port": ("Port", "default: a free one"),

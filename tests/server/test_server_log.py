@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from noa_lab import server
 from noa_lab.errors import BadInput
 from noa_lab.server import LogSettings
 from noa_lab.server._log import KEPT, LogWriter, follow, redact, tail
@@ -73,8 +77,6 @@ def test_the_log_is_rotated_when_its_period_is_over(tmp_path, monkeypatch, rotat
 
 
 def test_a_file_of_another_day_is_set_aside_by_the_next_writer(tmp_path):
-    import os
-
     path = tmp_path / "a.log"
     path.write_text("yesterday\n")
     os.utime(path, (time.time() - 2 * 86400,) * 2)
@@ -90,6 +92,8 @@ def test_the_log_holds_no_secret_and_survives_a_full_disk(tmp_path):
     log.write("key s3cret.")
 
     class Full:
+        closed = False
+
         def write(self, data):
             raise OSError(28, "No space left on device")
 
@@ -121,8 +125,6 @@ def test_plain_lines_are_left_as_they_are():
 
 def test_a_rotation_that_fails_loses_nothing(tmp_path, monkeypatch):
     """Windows renames no file that somebody has open."""
-    from pathlib import Path
-
     log = LogWriter(tmp_path / "a.log", max_bytes=20)
     log.write("0123456789")
 
@@ -136,6 +138,46 @@ def test_a_rotation_that_fails_loses_nothing(tmp_path, monkeypatch):
     log.close()
     text = (tmp_path / "a.log.1").read_text() + (tmp_path / "a.log").read_text()
     assert text == "0123456789\nabcdefghij\nafter\n"
+
+
+def test_rotations_that_fail_do_not_push_the_older_files_out(tmp_path, monkeypatch):
+    path = tmp_path / "a.log"
+    log = LogWriter(path, max_bytes=20)
+    for number in range(KEPT):
+        log.write(f"old line number {number}")
+    rename = Path.replace
+
+    def refuse(self, target):
+        if self == path:
+            raise PermissionError(13, "used by another process")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refuse)
+        for number in range(2 * KEPT):
+            log.write(f"new line {number}")
+    log.close()
+    kept = [file.read_text() for file in tmp_path.glob("a.log.*")]
+    assert sorted(kept) == [f"old line number {number}\n" for number in range(KEPT - 1)]
+    assert path.read_text().startswith(f"old line number {KEPT - 1}\nnew line 0\n")
+
+
+def test_a_disk_with_no_room_for_a_new_file_loses_lines_and_not_the_log(tmp_path, monkeypatch):
+    path = tmp_path / "a.log"
+    log = LogWriter(path, max_bytes=20)
+    log.write("a line of the day")
+
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        for number in range(3):
+            log.write(f"lost line {number}")
+    log.write("after")
+    log.close()
+    assert path.read_text() == "[noa_lab] 3 lines could not be written\nafter\n"
+    assert [file.read_text() for file in tmp_path.glob("a.log.*")] == ["a line of the day\n"]
 
 
 def test_following_a_log_crosses_a_rotation(tmp_path):
@@ -185,8 +227,6 @@ def test_two_servers_do_not_write_to_one_file(tmp_path):
 
 
 def test_a_server_writes_where_it_was_told(serve, fake, bare_home, tmp_path):
-    from noa_lab import server
-
     fake.behave(say=["an error"])
     running = serve(logging=LogSettings(level="error", file=tmp_path / "deep" / "mine.log"))
     text = (tmp_path / "deep" / "mine.log").read_text()
@@ -196,3 +236,19 @@ def test_a_server_writes_where_it_was_told(serve, fake, bare_home, tmp_path):
     assert any("an error" in line for line in server.read_log(bare_home, "tiny"))
     running.stop()
     assert any("an error" in line for line in server.read_log(bare_home, "tiny"))
+
+
+def test_logs_are_readable_by_name_also_afterwards(serve, bare_home):
+    running = serve()
+    assert any("listening on" in line for line in running.logs())
+    running.stop()
+    assert any("listening on" in line for line in server.read_log(bare_home, "tiny", lines=20))
+    assert len(list(server.read_log(bare_home, "tiny", lines=1))) == 1
+
+
+def test_following_a_log_ends_with_the_server(serve, bare_home):
+    running = serve()
+    lines = server.read_log(bare_home, "tiny", lines=0, follow=True)
+    threading.Timer(0.3, running.stop).start()
+    seen = list(lines)
+    assert any("llama-server ended" in line for line in seen)

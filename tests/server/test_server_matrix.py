@@ -116,10 +116,12 @@ def test_a_port_thief_hears_nothing(bare_home, fake):
 
 
 @pytest.mark.full
-def test_a_port_thief_hears_nothing_in_two_hundred_starts(bare_home, fake):
-    heard, _, refused = check_thief(200, lambda: server.serve(fake.runtime, fake.model, home=bare_home), fake, 4)
+@pytest.mark.parametrize("part", range(2))
+def test_a_port_thief_hears_nothing_in_two_hundred_starts(bare_home, fake, part):
+    seed = 4 + part
+    heard, _, refused = check_thief(100, lambda: server.serve(fake.runtime, fake.model, home=bare_home), fake, seed)
     assert heard == []
-    assert refused == 200
+    assert refused == 100
 
 
 # --- crashes at random moments
@@ -169,10 +171,11 @@ def test_requests_survive_crashes_at_random_moments_or_fail_by_name(bare_home, f
 
 
 @pytest.mark.full
-def test_requests_survive_a_hundred_crashes_or_fail_by_name(bare_home, fake):
-    results = check_crashes(100, bare_home, fake, 8)
-    assert results["answered"] > 10
-    assert results["broken"] > 30
+@pytest.mark.parametrize("part", range(2))
+def test_requests_survive_a_hundred_crashes_or_fail_by_name(bare_home, fake, part):
+    results = check_crashes(50, bare_home, fake, 8 + part)
+    assert results["answered"] > 3
+    assert results["broken"] > 15
 
 
 @pytest.mark.full
@@ -203,8 +206,8 @@ def check_cycles(count, start, home):
     def cycle():
         with start() as running:
             pid = running.pid
+            running.status()
         gone_within(pid, PROMISE)
-        return pid
 
     for _ in range(3):
         cycle()
@@ -219,13 +222,14 @@ def check_cycles(count, start, home):
     wait_until(lambda: not [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE], 5)
 
 
-CYCLES = 1000
+def test_starts_and_stops_leave_nothing(bare_home, fake):
+    check_cycles(8, lambda: server.serve(fake.runtime, fake.model, home=bare_home), bare_home)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", range(4))
 def test_a_thousand_starts_and_stops_of_the_fake(part, bare_home, fake):
-    check_cycles(CYCLES // 2, lambda: server.serve(fake.runtime, fake.model, home=bare_home), bare_home)
+    check_cycles(250, lambda: server.serve(fake.runtime, fake.model, home=bare_home), bare_home)
 
 
 @pytest.mark.full

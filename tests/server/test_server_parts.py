@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from server_fakes import gone_within
 
-from noa_lab.server import _listening
+from noa_lab.server import _child, _listening
 from noa_lab.server._channel import (
     UNIX_PATH_LIMIT,
     ChannelEnded,
@@ -25,10 +26,11 @@ from noa_lab.server._channel import (
     socket_path,
     transport_for,
 )
-from noa_lab.server._child import _LISTENING
-from noa_lab.server._death import Guard, death_watch_for, end_steps, server_flags, watcher_flags
+from noa_lab.server._child import _LISTENING, Child
+from noa_lab.server._death import Guard, death_watch_for, end_steps, job_object, server_flags, watcher_flags
 from noa_lab.server._exits import explain_exit
 from noa_lab.server._identity import ProcessMark, here, is_alive, mark_of, own_mark, owns_port, signal_process
+from noa_lab.server._log import LogWriter
 from noa_lab.server._record import ServerRecord, read_record, write_record
 from noa_lab.server._spawn import inherits_connections
 
@@ -225,6 +227,74 @@ def test_the_guard_kills_when_its_master_dies():
         assert process.wait(2) == -signal.SIGKILL
 
 
+def test_what_nothing_would_end_with_the_watcher_is_ended_at_once(tmp_path, monkeypatch):
+    """Where the guard, or Windows' job, cannot be had: a llama-server without it could outlive everybody."""
+    started = []
+
+    def refuse(pid):
+        started.append(pid)
+        raise OSError(11, "no process can be started")
+
+    monkeypatch.setattr(_child, "Guard", refuse)
+    log = LogWriter(tmp_path / "a.log")
+    command = [sys.executable, "-IS", "-c", "import time; time.sleep(60)"]
+    with pytest.raises(OSError, match="no process"):
+        Child(command, {}, folder=tmp_path, log=log, death_watch="guard", notify=lambda kind, value: None)
+    assert not psutil.pid_exists(started[0])
+    log.close()
+
+
+class Kernel32:
+    """What `job_object` asks of Windows, written down; `refuse` names the call that fails."""
+
+    class _Call:
+        def __init__(self, result, calls, name):
+            self.result, self.calls, self.name = result, calls, name
+
+        def __call__(self, *arguments):
+            self.calls.append((self.name, *arguments))
+            return self.result
+
+    def __init__(self, refuse=""):
+        self.calls = []
+        results = {"CreateJobObjectW": 7, "OpenProcess": 9, "SetInformationJobObject": 1, "AssignProcessToJobObject": 1}
+        for name, result in {**results, "CloseHandle": 1}.items():
+            setattr(self, name, self._Call(None if name == refuse else result, self.calls, name))
+
+    def closed(self):
+        return [call[1].value for call in self.calls if call[0] == "CloseHandle"]
+
+
+def test_windows_kills_the_server_with_the_last_handle_of_its_job(monkeypatch):
+    kernel = Kernel32()
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
+    assert job_object(4711) == 7, "whoever has this handle keeps the server alive"
+    asked = {call[0]: call[1:] for call in kernel.calls}
+    assert asked["OpenProcess"][2] == 4711
+    job, what, _, size = asked["SetInformationJobObject"]
+    assert (job.value, what) == (7, 9)  # JobObjectExtendedLimitInformation
+    assert size == (144 if ctypes.sizeof(ctypes.c_void_p) == 8 else 112)
+    assert [handle.value for handle in asked["AssignProcessToJobObject"]] == [7, 9]
+    assert kernel.closed() == [9], "the job's handle stays open"
+
+
+@pytest.mark.parametrize(
+    ("refused", "closed"),
+    [
+        ("CreateJobObjectW", [9]),
+        ("OpenProcess", [7]),
+        ("SetInformationJobObject", [9, 7]),
+        ("AssignProcessToJobObject", [9, 7]),
+    ],
+)
+def test_a_job_that_windows_refuses_is_an_error_and_leaves_no_handle(monkeypatch, refused, closed):
+    kernel = Kernel32(refused)
+    monkeypatch.setattr(ctypes, "WinDLL", lambda name, use_last_error: kernel, raising=False)
+    with pytest.raises(OSError, match="job object"):
+        job_object(4711)
+    assert kernel.closed() == closed
+
+
 # --- record
 
 
@@ -348,7 +418,6 @@ def test_threads_may_share_a_channel(tmp_path):
         thread.join()
     listener.setblocking(True)
     connection, _ = listener.accept()
-    time.sleep(0.01)
     assert len(connection.recv(10000).splitlines()) == 20
     for end in (channel, connection, listener):
         end.close()

@@ -152,6 +152,14 @@ def test_speed_now_is_of_the_requests_at_work():
     assert (facts["memory_peak_bytes"], facts["loaded"]) == (100, None)
 
 
+def test_a_look_that_was_not_answered_does_not_make_old_tokens_new():
+    activity = Activity(0)
+    activity.look(look(0, slots=[busy(task=1, written=300)]))
+    activity.look(look(2, answered=False))  # a long batch: /slots came too late
+    activity.look(look(4, slots=[busy(task=1, written=320)]))
+    assert activity.tokens_per_second == 5
+
+
 def test_loading_is_told_by_the_per_cent():
     activity = Activity(1000)
     told = []
