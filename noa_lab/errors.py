@@ -243,7 +243,7 @@ class ServerMissing(ServerError):
 
 
 class PortTaken(ServerError):
-    """Another program listens on the port. `fields`: host, port, pid, program (None where the system does not tell)."""
+    """The port cannot be had; mostly another program listens on it. `fields`: host, port, pid, program (None where nobody is seen)."""
 
 
 class InferenceError(NoaLabError):

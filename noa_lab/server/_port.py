@@ -78,13 +78,13 @@ def reserve_port(host: str, port: int) -> socket.socket | None:
         The socket that holds the port until it is closed; None where this system cannot hold one.
 
     Raises:
-        PortInUse: When another program has that port.
+        PortInUse: When another program has that port, or the address has none for us.
     """
-    if port and _listens(host, port):  # one that says SO_REUSEPORT too would share the port with us
-        raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}"))
-    held = hold_port(host, port)
-    if port and held is None and hasattr(socket, "SO_REUSEPORT"):
-        raise PortInUse(str(port_holder(port) or f"port {port} cannot be had on {host}"))
+    # One that says SO_REUSEPORT too would share the port with us.
+    held = None if port and _listens(host, port) else hold_port(host, port)
+    if held is None and hasattr(socket, "SO_REUSEPORT"):
+        holder = port_holder(port) if port else None
+        raise PortInUse(str(holder or f"{_name(port)} on {host} cannot be opened"))
     return held
 
 
@@ -135,8 +135,12 @@ def port_holder(port: int) -> PortHolder | None:
     return PortHolder(port, pid, program)
 
 
+def _name(port: int) -> str:
+    return f"port {port}" if port else "a port"
+
+
 def port_taken(host: str, port: int, *, ours: str | None, elsewhere: str) -> PortTaken:
-    """The error for a port that another program listens on; says which.
+    """The error for a port that could not be had; says which program listens on it, if one does.
 
     Args:
         host: The address that was asked for.
@@ -144,18 +148,22 @@ def port_taken(host: str, port: int, *, ours: str | None, elsewhere: str) -> Por
         ours: The server of noa_lab that has it, if one has.
         elsewhere: How to choose another port, as the end of a sentence.
     """
-    holder = port_holder(port) or PortHolder(port)
-    who, fix = holder.who, "End that program"
+    holder = port_holder(port) if port else None
     if ours is not None:
-        who, fix = f"noa_lab's own {ours}", f"Stop it with `noa-lab stop {ours}`"
+        why, fix = f"is taken by noa_lab's own {ours}", f"Stop it with `noa-lab stop {ours}`"
+    elif holder is not None:
+        why, fix = f"is taken by {holder.who}", "End that program"
+    else:
+        why = "cannot be opened: it is no address of this machine, or the port is reserved"
+        fix = "Correct the host"
     return PortTaken(
-        f"Port {port} on {host} is taken by {who}.",
+        f"{_name(port).capitalize()} on {host} {why}.",
         fix=f"{fix}, or {elsewhere}.",
         host=host,
         port=port,
         server=ours,
-        pid=holder.pid,
-        program=holder.program or None,
+        pid=holder.pid if holder is not None else None,
+        program=(holder.program or None) if holder is not None else None,
     )
 
 

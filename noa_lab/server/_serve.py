@@ -108,9 +108,10 @@ def serve(
 
 
 def _port_taken(home: Home, settings: ServerSettings) -> PortTaken:
-    ours = next((one.name for one in read_records(home) if one.port == settings.port and one.watched), None)
+    port = settings.port
+    ours = next((one.name for one in read_records(home) if port and one.port == port and one.watched), None)
     elsewhere = "choose another port (0: one that the system chooses)"
-    return port_taken(settings.host, settings.port, ours=ours, elsewhere=elsewhere)
+    return port_taken(settings.host, port, ours=ours, elsewhere=elsewhere)
 
 
 def _can_join(home: Home, fingerprint: str) -> bool:

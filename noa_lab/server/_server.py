@@ -15,6 +15,7 @@ from noa_lab.server._channel import ChannelEnded
 from noa_lab.server._holding import Hold, exited, updated
 from noa_lab.server._identity import owns_port
 from noa_lab.server._port import hold_port
+from noa_lab.server._record import ServerRecord
 from noa_lab.server._settings import ServerSettings
 from noa_lab.server._status import ServerStatus, ask_watcher, log_lines, status_of
 from noa_lab.server._stop import end_server
@@ -40,8 +41,18 @@ class ApiKey(str):
         return "'[masked; print() shows it]'"
 
 
-# An engine that a server has handed out keeps its server held: `lab.serve("m").engine()` would else end what it runs on.
-_BORROWED: weakref.WeakKeyDictionary[object, Server] = weakref.WeakKeyDictionary()
+class _PortHold:
+    """Keeps other programs from a server's port as long as something refers to this: see `hold_port`."""
+
+    def __init__(self, record: ServerRecord) -> None:
+        held = hold_port(record.host, record.port)
+        if held is not None:
+            weakref.finalize(self, held.close)
+
+
+# An engine that a server has handed out keeps its server held: `lab.serve("m").engine()` would else end what it runs on. It keeps the port
+# too, also after the server's end: nobody else can be there to get its key and its prompts.
+_BORROWED: weakref.WeakKeyDictionary[object, tuple[Server, _PortHold]] = weakref.WeakKeyDictionary()
 
 
 class Server:
@@ -63,10 +74,7 @@ class Server:
         self._news = threading.Lock()
         """Keeps what the watcher says in order: `_record` and `_ended` follow it."""
         self._finalizer = weakref.finalize(self, hold.channel.close)
-        # Engines live as long as this object: none of them can send its key to a program that got the port after the server's end.
-        held_port = hold_port(hold.record.host, hold.record.port)
-        if held_port is not None:
-            weakref.finalize(self, held_port.close)
+        self._port_hold: _PortHold | None = _PortHold(hold.record)
 
     # --- what it is -----------------------------------------------------------------------------------------------------
 
@@ -155,6 +163,9 @@ class Server:
 
         Args:
             mode: "strict" for answers that do not depend on what was asked before; needs `slots=1`.
+
+        Raises:
+            ServerMissing: When this hold was let go of.
         """
         from noa_lab.inference import LlamaInferenceEngine
 
@@ -172,16 +183,30 @@ class Server:
         """Hand out an engine that keeps this server held."""
         if self.sampling is not None:
             engine.defaults = self.sampling
-        _BORROWED[engine] = self
+        self._lend_to(engine)
         return engine
 
     def client(self) -> LlamaClient:
-        """An HTTP client of this server, helped after a crash as `engine` is; as long as it is referred to, the server stays held."""
+        """An HTTP client of this server, helped after a crash as `engine` is; as long as it is referred to, the server stays held.
+
+        Raises:
+            ServerMissing: When this hold was let go of.
+        """
         from noa_lab.inference import LlamaClient
 
         client = LlamaClient(self.base_url, api_key=str(self._record.api_key), recover=self._recover)
-        _BORROWED[client] = self
+        self._lend_to(client)
         return client
+
+    def _lend_to(self, borrower: object) -> None:
+        """Let this server, and its port, be held as long as `borrower` is referred to."""
+        if self._port_hold is None:
+            raise ServerMissing(
+                f"{self.name} was let go of here.",
+                fix="Serve the model again: a server that is up is joined.",
+                name=self.name,
+            )
+        _BORROWED[borrower] = (self, self._port_hold)
 
     def status(self) -> ServerStatus:
         """How it does now; asks its watcher and itself."""
@@ -191,7 +216,13 @@ class Server:
         reason = str(self._ended.get("reason", ""))
         state = "stopped" if self._ended.get("kind") == "stopped" else "crashed"
         return ServerStatus(
-            self.name, state, self._model.name, runtime=self.runtime, reason=reason, log=self._record.log
+            self.name,
+            state,
+            self._model.name,
+            runtime=self.runtime,
+            reason=reason,
+            log=self._record.log,
+            kind=self._record.kind,
         )
 
     def logs(self, n: int = 50) -> list[str]:
@@ -223,8 +254,12 @@ class Server:
         self._listen()  # the watcher has told all holders
 
     def release(self) -> None:
-        """Let go of it; it ends within 2 s unless somebody else holds it or it is kept. Releasing twice does nothing."""
+        """Let go of it; it ends within 2 s unless somebody else holds it or it is kept. Releasing twice does nothing.
+
+        Its port stays with this process until the last engine and client that were handed out are gone.
+        """
         self._finalizer()
+        self._port_hold = None
 
     def stop(self) -> None:
         """End it now, whoever else holds it, and wait until it is gone.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 from server_fakes import gone_within, is_clean, the_record, wait_until
 
 from noa_lab import server
-from noa_lab.errors import PortTaken, ServerError, ServerExited, StreamBroken, Unreachable
+from noa_lab.errors import ServerError, ServerExited, StreamBroken, Unreachable
 from noa_lab.inference import CompletionRequest
 from noa_lab.server import ServerSettings, _server
 
@@ -325,72 +324,6 @@ def test_a_request_after_letting_go_fails(serve):
     gone_within(pid, PROMISE)
     with pytest.raises(Unreachable):
         client.completion(ASK)
-
-
-# --- the port
-
-
-def test_nobody_gets_the_port_while_the_server_is_down(serve):
-    running = serve()
-    pid, port = running.pid, int(running.base_url.rpartition(":")[2])
-    os.kill(pid, signal.SIGKILL)
-    taken = 0
-    while running.state != "ready" or running.pid in (0, pid):
-        for reuse in (False, True):
-            with socket.socket() as thief:
-                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
-                try:
-                    thief.bind(("127.0.0.1", port))
-                    taken += 1
-                except OSError:
-                    pass
-        time.sleep(0.002)
-    assert taken == 0
-
-
-def test_nobody_gets_the_port_while_an_engine_might_send_its_key_there(serve, bare_home):
-    client = serve().client()
-    port = int(client.base_url.rpartition(":")[2])
-    server.stop(bare_home, "tiny")
-    with socket.socket() as thief:
-        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with pytest.raises(OSError, match="in use"):
-            thief.bind(("127.0.0.1", port))
-    with pytest.raises(ServerExited):
-        client.completion(ASK)
-
-
-def test_a_chosen_port_is_had_again_after_a_stop(serve, bare_home):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    one = serve(ServerSettings(port=port))
-    server.test_server(one.base_url, one.api_key)  # connections that linger
-    server.stop(bare_home, "tiny")
-    assert serve(ServerSettings(port=port)).base_url == one.base_url
-
-
-def test_a_chosen_port_is_had_and_a_taken_one_names_its_holder(serve):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(PortTaken) as caught:
-            serve(ServerSettings(port=port))
-        assert caught.value.fields["pid"] == os.getpid()
-        assert f"pid {os.getpid()}" in str(caught.value)
-    running = serve(ServerSettings(port=port))
-    assert running.base_url == f"http://127.0.0.1:{port}"
-    with pytest.raises(PortTaken, match="noa_lab's own tiny"):
-        serve(ServerSettings(port=port, slots=1))
-
-
-def test_one_that_shares_the_port_is_noticed(serve):
-    running = serve()
-    with socket.socket() as sharer:
-        sharer.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sharer.bind(("127.0.0.1", int(running.base_url.rpartition(":")[2])))
-        sharer.listen()
-        with pytest.raises(ServerError, match="another program listens"):
-            serve()
 
 
 def test_memory_and_peak_are_of_the_present_process(serve):
