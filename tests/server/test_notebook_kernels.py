@@ -9,7 +9,7 @@ import time
 
 import psutil
 import pytest
-from kernels import SERVE_REAL, Notebook, pid_of, serve_fake
+from kernels import SERVE_REAL, JupyterLab, Notebook, pid_of, serve_fake
 from server_fakes import gone_within, is_clean, the_record, wait_until
 
 from noa_lab import server
@@ -30,6 +30,19 @@ def notebook(bare_home):
         one.close()
 
 
+@pytest.fixture
+def jupyterlab(bare_home, tmp_path):
+    made = []
+
+    def make():
+        made.append(JupyterLab(tmp_path / f"jupyter-{len(made)}", bare_home))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
 # --- ends
 
 
@@ -39,6 +52,20 @@ def test_a_server_ends_with_its_notebooks_kernel(notebook, bare_home, fake, end)
     pid = pid_of(one.run(serve_fake(bare_home, fake)))
     getattr(one, end)()
     gone_within(pid, PROMISE)
+    wait_until(lambda: is_clean(bare_home))
+
+
+def end_by_jupyterlab(jupyterlab, home, fake):
+    """SIGKILL of JupyterLab; how long after its kernel the server went."""
+    pid = pid_of(jupyterlab.kernel.run(serve_fake(home, fake)))
+    kernel = pid_of(jupyterlab.kernel.run("import os; print(os.getpid())"))
+    jupyterlab.kill()
+    gone_within(kernel, 10)  # it looks for its parent once a second
+    return gone_within(pid, PROMISE)
+
+
+def test_a_killed_jupyterlab_takes_its_kernel_along_which_takes_the_server(jupyterlab, bare_home, fake):
+    end_by_jupyterlab(jupyterlab(), bare_home, fake)
     wait_until(lambda: is_clean(bare_home))
 
 
@@ -69,12 +96,14 @@ def test_a_kept_server_outlives_its_notebook_and_is_adopted_by_the_next(notebook
 # --- the matrix
 
 
-HOW = ("kernel", "script", "watcher", "shutdown")
+HOW = ("kernel", "script", "watcher", "shutdown", "jupyterlab")
 TRIALS = 100
 
 
-def trial(how, notebook, holder, home, fake):
+def trial(how, notebook, jupyterlab, holder, home, fake):
     """One end of one kind; how long the server took to go."""
+    if how == "jupyterlab":
+        return end_by_jupyterlab(jupyterlab(), home, fake)
     if how == "script":
         one = holder()
         pid, end = one.ready().pid, one.kill
@@ -99,9 +128,9 @@ def trial(how, notebook, holder, home, fake):
 
 @pytest.mark.full
 @pytest.mark.parametrize("how", HOW)
-def test_a_hundred_ends_leave_no_orphan(how, notebook, holder, bare_home, fake, record_property):
-    """A quarter of the hundred for each kind of end."""
-    took = [trial(how, notebook, holder, bare_home, fake) for _ in range(TRIALS // len(HOW))]
+def test_a_hundred_ends_leave_no_orphan(how, notebook, jupyterlab, holder, bare_home, fake, record_property):
+    """A fifth of the hundred for each kind of end."""
+    took = [trial(how, notebook, jupyterlab, holder, bare_home, fake) for _ in range(TRIALS // len(HOW))]
     wait_until(lambda: is_clean(bare_home))
     record_property("slowest_seconds", max(took))
     print(f"{how}: {len(took)} ends, slowest {max(took):.3f} s")
