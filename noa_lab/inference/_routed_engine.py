@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noa_lab.inference._api import ServerApi
+from noa_lab.inference._api import Recover, ServerApi
 from noa_lab.inference._protocol import Mode
 from noa_lab.inference._server_engine import LlamaInferenceEngine
 
@@ -22,6 +22,7 @@ class RoutedEngine(LlamaInferenceEngine):
         cache_prompt: Whether a slot may reuse the start of its last prompt.
         patience: Seconds of silence after which a request is given up. Waiting for the model to be loaded is not silence as long as
             the router answers.
+        recover: Awaited when the router went away under a request that had not brought a token (see `Recover`).
 
     Raises, beside what every engine raises: `UnknownModel` when the router has no such model or tag.
     """
@@ -35,6 +36,7 @@ class RoutedEngine(LlamaInferenceEngine):
         mode: Mode = "fast",
         cache_prompt: bool = True,
         patience: float = 300.0,
+        recover: Recover | None = None,
     ) -> None:
         super().__init__(base_url, model_name, api_key, mode=mode, cache_prompt=cache_prompt, patience=patience)
-        self._api = ServerApi(base_url, api_key, patience=patience, model=model_name)
+        self._api = ServerApi(base_url, api_key, patience=patience, model=model_name, recover=recover)

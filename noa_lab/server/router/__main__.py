@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"E error: couldn't bind: {error}\n")
         return 1
     _raise_file_limit()
-    asyncio.run(_serve(plan, sockets, os.environ.pop("LLAMA_API_KEY", "")))
+    asyncio.run(_serve(plan, sockets, os.environ.pop("LLAMA_API_KEY")))
     return 0
 
 

@@ -156,6 +156,9 @@ class RouterApp:
             await work
 
     def _outgoing(self, scope: Scope, content: bytes) -> Outgoing | Response:
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        if not raw.startswith(b"/"):  # "%2F@elsewhere" would change the address that it is put behind
+            raise BadRequest(400, "invalid_request_error", "The path has to begin with a slash.")
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         content_type = next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "")
         path, query = scope["path"], scope["query_string"]
@@ -169,7 +172,6 @@ class RouterApp:
         more = with_sampling(path, body, self._plan.sampling) if body is not None else None
         if more is not None:
             content = json.dumps(more).encode()
-        raw = scope.get("raw_path") or path.encode()
         target = raw.decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
         return Outgoing(scope["method"], target, headers, content, name)
 

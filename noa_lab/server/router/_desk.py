@@ -53,7 +53,7 @@ class Desk:
         self._schedule = Schedule(models, plan.policy)
         self._servers = servers
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, tuple[str, asyncio.Future[Address]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -71,12 +71,11 @@ class Desk:
         """
         number = next(self._numbers)
         future = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
+        self._waiting[number] = (model, future)
         self.counts["requests", model] += 1
         try:
             self._do(self._schedule.arrive(number, model, time.monotonic()))
-            await future
-            yield self._servers.address(model)
+            yield await future
         finally:
             self._waiting.pop(number, None)
             self._do(self._schedule.leave(number, time.monotonic()))
@@ -129,7 +128,8 @@ class Desk:
                     self._do(self._schedule.measured(one.name, self._servers.measure(one.name), time.monotonic()))
 
     def _is_current(self, address: Address) -> bool:
-        return self.loaded(address.model) == address
+        now = self.loaded(address.model)
+        return now is not None and now.start == address.start
 
     def _gone(self, model: str) -> None:
         _LOG.warning("%s has ended by itself or was stopped", model)
@@ -151,11 +151,11 @@ class Desk:
         self._set_timer()
 
     def _tell(self, request: int, refused: Refused | None) -> None:
-        future = self._waiting.get(request)
+        model, future = self._waiting.get(request, ("", None))
         if future is None or future.done():
             return
         if refused is None:
-            future.set_result(None)
+            future.set_result(self._servers.address(model))  # now: it may be gone when the request looks
         else:
             future.set_exception(refused)
 
@@ -171,8 +171,8 @@ class Desk:
         self.counts["starts", model] += 1
         try:
             taken = await asyncio.to_thread(self._servers.start, model)
-        except (NoaLabError, OSError) as error:
-            reason = error.message if isinstance(error, NoaLabError) else str(error)
+        except Exception as error:  # whatever it is: those who wait for the model have to hear of it
+            reason = error.message if isinstance(error, NoaLabError) else f"{type(error).__name__}: {error}"
             _LOG.error("%s does not load: %s", model, reason)
             self.counts["failures", model] += 1
             self._do(self._schedule.start_failed(model, reason, time.monotonic()))
@@ -184,9 +184,11 @@ class Desk:
     async def _stop(self, model: str) -> None:
         _LOG.info("unloading %s", model)
         self.counts["evictions", model] += 1
-        await asyncio.to_thread(self._servers.stop, model)
-        del self._stops[model]
-        self._do(self._schedule.stopped(model, time.monotonic()))
+        try:
+            await asyncio.to_thread(self._servers.stop, model)
+        finally:
+            del self._stops[model]
+            self._do(self._schedule.stopped(model, time.monotonic()))
 
     def _set_timer(self) -> None:
         if self._timer is not None:

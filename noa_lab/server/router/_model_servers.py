@@ -57,7 +57,7 @@ class ModelServers:
         self._home = Home(Path(plan.home))
         self._models = {one.name: one for one in plan.models}
         self._held: dict[str, Server] = {}
-        self._addresses: dict[str, Address] = {}
+        self._numbers: dict[str, int] = {}
         self._starts = 0
         self._cancel = CancelToken()
 
@@ -80,8 +80,7 @@ class ModelServers:
             logging=self._plan.logging,
         )
         self._starts += 1
-        self._held[name] = server
-        self._addresses[name] = Address(name, server.base_url, str(server.api_key), self._starts)
+        self._held[name], self._numbers[name] = server, self._starts
         return self.measure(name)
 
     def stop(self, name: str) -> None:
@@ -98,14 +97,14 @@ class ModelServers:
 
     def forget(self, name: str) -> None:
         """Let go of a model's server without waiting."""
-        self._addresses.pop(name, None)
         server = self._held.pop(name, None)
         if server is not None:
             server.release()
 
     def address(self, name: str) -> Address:
-        """Where a model that is loaded answers."""
-        return self._addresses[name]
+        """Where a model that is loaded answers now; a restart may have moved it (see `Server.base_url`)."""
+        server = self._held[name]
+        return Address(name, server.base_url, str(server.api_key), self._numbers[name])
 
     def state(self, name: str) -> str:
         """How a model's server is: "up", "gone", or "unsettled": it has died, or is being started again or stopped by its watcher."""

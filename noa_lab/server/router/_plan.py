@@ -86,6 +86,8 @@ class RouterPlan:
         """Equal for two plans that one router can serve."""
         same = {name: value for name, value in self.as_dict().items() if name != "home"}
         same["runtime"] = self.runtime.id
+        for one in same["models"]:
+            del one["predicted_bytes"]  # it changes with every load that is remembered
         return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:

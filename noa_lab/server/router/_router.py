@@ -57,17 +57,21 @@ class Router(Server):
     def engine(self, model: str | None = None, *, mode: Mode = "fast") -> RoutedEngine:
         """An `InferenceEngine` on one of the models; as long as it is referred to, the router stays held.
 
+        A request that had brought no token when the router died is sent again once it is back; others fail by name.
+
         Args:
             model: A name or a task tag; None for the default. The model is loaded when it is first asked.
             mode: "fast" or "strict" (see `noa_lab.inference.Mode`).
 
         Raises:
+            ServerMissing: When this hold was let go of.
             UnknownModel: When it is neither.
         """
         from noa_lab.inference import RoutedEngine
 
+        key = str(self._record.api_key)
         return self._lend(
-            RoutedEngine(self.base_url, self._resolve(model), api_key=str(self._record.api_key), mode=mode)
+            RoutedEngine(self.base_url, self._resolve(model), api_key=key, mode=mode, recover=self._recover)
         )
 
     def _resolve(self, model: str | None) -> str:

@@ -9,7 +9,6 @@ import secrets
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from noa_lab.errors import NoaLabError, PortTaken, RequestRefused, ServerError, ServerExited
 from noa_lab.events import CancelToken, Progress, Report, silent
@@ -27,9 +26,6 @@ from noa_lab.server._serve import wait_ready
 from noa_lab.server._spawn import start_watcher
 from noa_lab.server.router._plan import RouterPlan
 from noa_lab.server.router._router import Router
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["attach_router", "start_router"]
 
@@ -184,6 +180,7 @@ def _prove_ours(record: ServerRecord, plan: RouterPlan) -> None:
 
 
 def _port_taken(plan: RouterPlan, home: Home) -> PortTaken:
-    ours = next((one.name for one in read_records(home) if one.port == plan.port and one.watched), None)
+    port = plan.port
+    ours = next((one.name for one in read_records(home) if port and one.port == port and one.watched), None)
     elsewhere = "take another port: `server.port` in server.yaml, or NOA_LAB_SERVER__PORT (0: any free one)"
-    return port_taken(plan.host, plan.port, ours=ours, elsewhere=elsewhere)
+    return port_taken(plan.host, port, ours=ours, elsewhere=elsewhere)

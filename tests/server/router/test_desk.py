@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from router_fakes import FakeServers, make_plan
 
 from noa_lab.server.router import _desk
 from noa_lab.server.router._desk import Desk, Refused
+from noa_lab.server.router._model_servers import ModelServers
 
 
 @pytest.fixture
@@ -95,6 +99,42 @@ async def _enter(desk: Desk, name: str) -> None:
         pass
 
 
+def test_a_model_that_fails_in_a_way_that_nobody_expects_is_told_too(servers, monkeypatch):
+    def fail(name):
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(servers, "start", fail)
+        desk = Desk(make_plan(), servers)
+        with pytest.raises(Refused, match="can't start new thread"):
+            await asyncio.wait_for(_enter(desk, "a"), 5)
+        assert state_of(desk, "a") == "unloaded"
+
+    asyncio.run(main())
+
+
+def test_a_server_that_goes_between_the_place_and_the_request_is_no_error_of_the_desk(servers, monkeypatch):
+    """The request then gets an address where nobody is, which it can deal with."""
+
+    async def main() -> None:
+        desk = Desk(make_plan(), servers)
+        give = desk._tell
+
+        def give_and_go(request, refused):
+            give(request, refused)
+            monkeypatch.undo()
+            desk._gone("a")
+
+        monkeypatch.setattr(desk, "_tell", give_and_go)
+        async with desk.place("a") as address:
+            assert (address.model, address.start) == ("a", 1)
+            await desk.lost(address)
+        await _enter(desk, "a")
+        assert servers.calls == [("start", "a"), ("start", "a")]
+
+    asyncio.run(main())
+
+
 def test_a_server_that_is_gone_is_started_again_for_the_next_request(servers):
     async def main() -> None:
         desk = Desk(make_plan(), servers)
@@ -120,6 +160,25 @@ def test_a_server_that_its_watcher_restarts_is_waited_for(servers):
             servers.states["a"] = "up"
             await waiting
         assert servers.calls == [("start", "a")]
+
+    asyncio.run(main())
+
+
+def test_a_server_that_was_restarted_elsewhere_is_asked_there(tmp_path):
+    """Where the system cannot hold a port (Windows), a restart may take another one."""
+    held = SimpleNamespace(base_url="http://127.0.0.1:1", api_key="key", state="ready", pid=os.getpid())
+    plan = replace(make_plan(), home=str(tmp_path / "home"))
+    servers = ModelServers(plan)
+    servers._held["a"], servers._numbers["a"] = held, 1
+
+    async def main() -> None:
+        desk = Desk(plan, servers)
+        desk._schedule.models["a"].state = "loaded"
+        async with desk.place("a") as before:
+            held.base_url = "http://127.0.0.1:2"
+            await asyncio.wait_for(desk.lost(before), 5)
+        async with desk.place("a") as after:
+            assert (before.base_url, after.base_url) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
 
     asyncio.run(main())
 

@@ -57,6 +57,25 @@ def test_path_query_body_and_answer_pass_as_they_are():
     play(script, test)
 
 
+def test_a_path_that_would_lead_elsewhere_is_refused():
+    async def script(connection: Connection) -> None:
+        await connection.answer(b"{}")
+
+    async def test(client: httpx.AsyncClient, upstream: ScriptedUpstream, app: RunningApp) -> None:
+        # Put behind "http://127.0.0.1:PORT", everything before the "@" would be a user's name.
+        elsewhere = upstream.base_url.removeprefix("http://")
+        app.servers.base_url = "http://127.0.0.1:1"
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(app.base_url.rpartition(":")[2]))
+        head = f"GET %2f@{elsewhere}/props HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer the-key\r\n"
+        writer.write(head.encode() + b"Connection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert upstream.requests == []
+
+    play(script, test)
+
+
 def test_keys_origins_and_what_belongs_to_a_connection_stay_behind():
     async def script(connection: Connection) -> None:
         await connection.begin_stream()

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from server_fakes import noa_lab_processes, wait_until
 
 from noa_lab import server
 from noa_lab.errors import PortTaken, ServerError, ServerMissing, SetupError, UnknownModel
+from noa_lab.inference import InferenceConfig
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._record import read_records
 from noa_lab.server.router._sockets import CannotBind, open_sockets
@@ -199,8 +201,9 @@ def test_a_killed_holder_takes_it_along_with_its_servers(router_holder, bare_hom
 
 
 @pytest.mark.full
-def test_killed_holders_again_and_again(router_holder, bare_home):
-    for _ in range(30):
+@pytest.mark.parametrize("part", range(4))
+def test_a_hundred_killed_holders(router_holder, bare_home, part):
+    for _ in range(25):
         holder = router_holder().ready()
         holder.kill()
         wait_until(lambda: all_gone(bare_home), PROMISE)
@@ -230,6 +233,17 @@ def test_a_router_that_crashes_is_started_again_at_its_address(start, bare_home)
         assert complete(router, "b") == "b"
         assert complete(router, "a") == "a"
     wait_until(lambda: all_gone(bare_home), PROMISE)
+
+
+def test_an_engine_asks_again_when_its_router_was_killed(start, fake):
+    with start() as router, router.engine("b") as engine, ThreadPoolExecutor(1) as pool:
+        fake.let_pass(0)
+        asking = pool.submit(engine.generate, "Once", InferenceConfig(max_tokens=3))
+        wait_until(lambda: fake.requests == 1, 20)
+        os.kill(router.pid, signal.SIGKILL)
+        fake.let_pass(None)
+        assert asking.result(30).text == " t0 t1 t2"
+        assert fake.requests == 2
 
 
 def test_a_kept_one_stays_and_is_joined_again(router_holder, start, bare_home):
