@@ -14,10 +14,10 @@ from noa_lab.paths import Home
 from noa_lab.runtime import InstallOptions, InstallPlan, Runtime, RuntimeList
 from noa_lab.workbench import _check
 from noa_lab.workbench._comparisons import Comparisons
-from noa_lab.workbench._served_models import get_model
+from noa_lab.workbench._served_models import get_model, resolve_model
 
 if TYPE_CHECKING:
-    from noa_lab.models import Models
+    from noa_lab.models import ModelFile, Models
     from noa_lab.server import CheckResult, Router, Server, ServerStatus, Tuned
     from noa_lab.server.config import ServerConfig
 
@@ -281,18 +281,31 @@ class Lab(Comparisons):
         )
 
     def tuned(self, ref: str | None = None) -> Tuned | None:
-        """What `tune` has found for a model that is here, with this build on this machine; None where nothing was measured."""
+        """What `tune` has found for a model that is here, with this build on this machine; None where nothing was measured.
+
+        Raises:
+            UnknownModel: When the reference names nothing.
+        """
         from noa_lab import server
 
-        model = self.models.find(ref or self.models.default)
+        model = self._model_here(ref)
         return None if model is None else server.find_tuned(self.home, runtime.current(self.home), model)
 
     def forget_tuned(self, ref: str | None = None) -> bool:
-        """Forget what `tune` has found for a model; whether there was something."""
+        """Forget what `tune` has found for a model; whether there was something.
+
+        Raises:
+            UnknownModel: When the reference names nothing.
+        """
         from noa_lab import server
 
-        model = self.models.find(ref or self.models.default)
+        model = self._model_here(ref)
         return model is not None and server.forget_tuned(self.home, runtime.current(self.home), model)
+
+    def _model_here(self, ref: str | None) -> ModelFile | None:
+        """The model that `serve` would take, if it is on this machine."""
+        name = ref or self.models.default
+        return self.models.find(resolve_model(self.server_config(), name, self.models))
 
     def servers(self) -> list[ServerStatus]:
         """The servers of this home that are up, starting or crashed."""

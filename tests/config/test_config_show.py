@@ -10,9 +10,11 @@ from click.testing import CliRunner
 
 from noa_lab import models
 from noa_lab.cli._app import cli
-from noa_lab.errors import ConfigInvalid
+from noa_lab.errors import ConfigInvalid, UnknownModel
 from noa_lab.inference import CompletionRequest, InferenceConfig
+from noa_lab.server.tuning._tuned import Tuned, machine_words, write_tuned
 from noa_lab.workbench import Lab
+from noa_lab.workbench._served_models import get_model
 
 SEED = Path(__file__).with_name("seed_server.yaml")
 
@@ -106,6 +108,21 @@ def test_the_verbs_know_the_files_models_and_settings(home, project, model):
         assert engine.generate("Hi").completion_tokens == 4, "the file's max_tokens"
     with lab.serve() as server:
         assert (server.model.name, server.settings.context_size) == (models.Models(home).default, 512)
+
+
+@pytest.mark.real
+def test_what_was_tuned_is_found_by_the_name_in_the_file(home, project, model, runtime):
+    (project / "mine.gguf").symlink_to(model.path)
+    (project / "configs" / "server.yaml").write_text("models: [{name: mine, path: mine.gguf}]")
+    lab = Lab(home)
+    known = get_model(lab.server_config(), "mine", lab.models)
+    tuned = Tuned("mine", runtime.id, machine_words(), 3, 4, 256, 256, 8, "2026-11-25T00:00:00+00:00")
+    write_tuned(home, runtime, known, tuned.machine, tuned)
+    assert lab.tuned("mine") == tuned
+    assert lab.forget_tuned("mine")
+    assert lab.tuned("mine") is None
+    with pytest.raises(UnknownModel):
+        lab.tuned("mime")
 
 
 def test_the_verbs_refuse_a_wrong_file_before_anything_is_started(home, project):
