@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noa_lab import runtime
-from noa_lab.cli._terminal import print_json, print_table
+from noa_lab.cli._terminal import print_json, print_table, say
 from noa_lab.errors import BadInput, RuntimeMissing
 from noa_lab.workbench import Lab
 
@@ -55,7 +55,7 @@ def show(file: Path | None, as_json: bool) -> None:
         if places:
             print_table("", ("model", "here", "default", "tags", "what is served"), map(_row, places))
         for note in (*notes, *(f"{place.name}: {note}" for place in places for note in place.notes)):
-            click.echo(f"Note: {note}")
+            say(f"Note: {note}")
     _refuse(places)
 
 

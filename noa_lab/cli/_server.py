@@ -11,7 +11,7 @@ import click
 
 from noa_lab import server
 from noa_lab.cli._server_options import server_options, server_settings
-from noa_lab.cli._terminal import TerminalReport, print_json, say
+from noa_lab.cli._terminal import TerminalReport, print_json, printable, say
 from noa_lab.errors import BadInput, ServerMissing
 from noa_lab.workbench import Lab
 
@@ -40,6 +40,13 @@ def serve(models: tuple[str, ...], config: Path | None, detach: bool, allow_over
     lab = Lab()
     settings = {**server_settings(given), "report": TerminalReport()}
     if config is not None or len(models) > 1:
+        if allow_oversize:
+            raise BadInput(
+                "--allow-oversize is about one model; several share the memory_budget of server.yaml's section router.",
+                fix="Raise the budget (NOA_LAB_ROUTER__MEMORY_BUDGET), or serve one model.",
+                field="--allow-oversize",
+                value=True,
+            )
         starting: server.Server = lab.route(models, config=config, keep=detach, **settings)
     else:
         chosen = models[0] if models else None
@@ -57,7 +64,7 @@ def serve(models: tuple[str, ...], config: Path | None, detach: bool, allow_over
             click.echo(f"\nLet go of {running.name}")
             return
         status = running.status()
-        click.echo(f"{running.name} ended: {status.reason or status.state}", err=True)
+        click.echo(printable(f"{running.name} ended: {status.reason or status.state}"), err=True)
         sys.exit(0 if status.state == "stopped" else 1)
 
 
@@ -113,7 +120,7 @@ def logs(name: str | None, lines: int, follow: bool) -> None:
 def test_server(url: str | None, as_json: bool, timeout: float) -> None:
     """Check that the server at URL is healthy and completes a prompt (default: the one that is up); exit code 1 if not.
 
-    URL is an address, or the name of one of noa_lab's servers. For an address the key is read from NOA_LAB_API_KEY.
+    URL is an address, or the name of one of noa_lab's servers. For a server of others the key is read from NOA_LAB_API_KEY.
     """
     address, key = server.address_of(Lab().home, url)
     results = server.test_server(address, key, timeout=timeout)

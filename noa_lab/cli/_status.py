@@ -7,7 +7,7 @@ import sys
 import click
 
 from noa_lab import server
-from noa_lab.cli._terminal import duration, print_json, print_table, size
+from noa_lab.cli._terminal import duration, print_json, print_table, say, size
 from noa_lab.errors import BadInput
 from noa_lab.server import ServerStatus
 from noa_lab.workbench import Lab
@@ -64,9 +64,9 @@ def _row(one: ServerStatus) -> tuple[object, ...]:
 def _print_remarks(one: ServerStatus) -> None:
     if one.restarts:
         times = "once" if one.restarts == 1 else f"{one.restarts} times"
-        click.echo(f"{one.name} was started again {times}; the last time because {one.last_failure}")
+        say(f"{one.name} was started again {times}; the last time because {one.last_failure}")
     if one.reason:
-        click.echo(f"{one.name} ended: {one.reason}. Its log: noa-lab logs {one.name}")
+        say(f"{one.name} ended: {one.reason}. Its log: noa-lab logs {one.name}")
 
 
 def _print_all(one: ServerStatus) -> None:
@@ -92,7 +92,7 @@ def _print_all(one: ServerStatus) -> None:
     rows = [(field, _text(value), origins.get(field, "")) for field, value in (one.settings or {}).items()]
     print_table("", ("setting", "value", "from"), rows)
     for note in one.notes:
-        click.echo(f"Note: {note}")
+        say(f"Note: {note}")
 
 
 def _text(value: object) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import InferenceError, RequestRefused, ServerMissing
 from noa_lab.server._http import ask, ask_json
+from noa_lab.server._identity import owns_port
+from noa_lab.server._record import read_records
 from noa_lab.server._status import find, missing, servers
 
 if TYPE_CHECKING:
@@ -59,13 +61,13 @@ def address_of(home: Home, target: str | None, api_key: str | None = None) -> tu
     Args:
         home: The home, for servers of ours.
         target: An address, or the name of a server of ours; None for the one that is up.
-        api_key: The key for an address; None takes NOA_LAB_API_KEY.
+        api_key: The key for an address; None takes that of our own server there, else NOA_LAB_API_KEY.
 
     Raises:
         ServerMissing: When no such server is up.
     """
     if target is not None and any(sign in target for sign in "/:"):
-        return target, api_key or os.environ.get("NOA_LAB_API_KEY")
+        return target, api_key or _key_of_ours(home, target) or os.environ.get("NOA_LAB_API_KEY")
     if target is None:
         ready = [one.name for one in servers(home) if one.state in ("ready", "busy")]
         if not ready:
@@ -76,6 +78,13 @@ def address_of(home: Home, target: str | None, api_key: str | None = None) -> tu
     if record is None:
         raise missing(home, target)
     return record.base_url, record.api_key
+
+
+def _key_of_ours(home: Home, url: str) -> str | None:
+    """The key of the server of ours that answers at an address, if one does."""
+    address = url.rstrip("/").removesuffix("/v1")
+    at = (one for one in read_records(home) if one.base_url == address and owns_port(one.process, one.port))
+    return next((one.api_key for one in at), None)
 
 
 def test_server(

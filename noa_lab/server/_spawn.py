@@ -169,9 +169,7 @@ def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
     ours, theirs = socket.socketpair()
     channel = Channel(ours)
     try:
-        Path(log).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with theirs, Path(log).open("ab") as errors:
-            Path(log).chmod(0o600)
+        with theirs, _open_log(Path(log), "ab") as errors:
             process = subprocess.Popen(
                 _watcher_command("inherit"),
                 stdin=theirs.fileno(),
@@ -191,13 +189,27 @@ def _spawn_inheriting(spec: dict[str, Any], log: str) -> Channel:
     return channel
 
 
+def _open_log(log: Path, mode: str) -> IO[bytes]:
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file: IO[bytes] = log.open(mode)
+    except OSError as error:
+        raise ServerError(
+            f"The log {log} cannot be written: {error.strerror or error}.",
+            fix="Choose another `logging.file` in server.yaml, or make its folder writable.",
+            log=str(log),
+        ) from None
+    with contextlib.suppress(OSError):  # one of another user's, to which we may write
+        log.chmod(0o600)
+    return file
+
+
 def _spawn_and_connect(spec: dict[str, Any], record: ServerRecord) -> tuple[Channel, ServerRecord]:
     """Start the watcher where connections cannot be inherited, and connect to it as soon as its record is there."""
     folder = Path(spec["folder"])
     # Windows renames no file that is open: what the watcher itself complains of must not keep its log from being set aside.
     complaints = Path(record.log).with_suffix(".watcher.log")
-    complaints.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with complaints.open("wb") as errors:
+    with _open_log(complaints, "wb") as errors:
         process = _start_apart(_watcher_command("connect"), errors, folder.parent)
     assert process.stdin is not None
     with contextlib.suppress(OSError), process.stdin as pipe:

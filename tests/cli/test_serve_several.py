@@ -51,6 +51,12 @@ def test_the_same_model_twice_is_refused(noa_lab, model):
     assert "which is there already" in twice.stderr
 
 
+def test_what_has_no_effect_for_several_is_refused(noa_lab):
+    refused = noa_lab("serve", "smollm2-135m", "qwen3-0.6b", "--allow-oversize")
+    assert refused.returncode == 2
+    assert "NOA_LAB_ROUTER__MEMORY_BUDGET" in refused.stderr
+
+
 def test_a_taken_port_and_a_wrong_file_are_told_with_their_exit_codes(noa_lab, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as thief:
         taken = noa_lab("serve", "--config", ROOT / "configs/server.yaml", "--port", thief.getsockname()[1])

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from noa_lab.cli import _terminal
+from noa_lab.cli import _status, _terminal
 from noa_lab.events import Progress
+from noa_lab.server import ServerStatus
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe\r\x08"
 
@@ -21,6 +22,16 @@ def test_controls_and_bidi_are_replaced():
     assert shown.startswith("a\ufffd")
     assert shown.endswith("b\n\tc")
     assert not set(shown) & set("\x1b\x07\x9b\u202e\r\x08")
+
+
+def test_what_a_server_has_said_cannot_drive_the_terminal(capsys):
+    hostile = "error loading model: \x1b]0;title\x07 \x9b2J"
+    one = ServerStatus("a", "crashed", "m", reason=hostile, last_failure=hostile, restarts=1, notes=(hostile,))
+    _status._print_remarks(one)
+    _status._print_all(one)
+    out = capsys.readouterr().out
+    assert out.count("error loading model") == 3
+    assert not {"\x1b", "\x07", "\x9b"} & set(out)
 
 
 def test_tables_show_texts_as_they_are(capsys):

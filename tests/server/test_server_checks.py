@@ -90,13 +90,20 @@ def test_the_command_checks_ours_by_name_or_alone_and_any_by_address(serve, comm
         assert code == 0, out
         assert out.count("ok  ") == 2
         assert " ms " in out
+    monkeypatch.setenv("NOA_LAB_API_KEY", "somebody else's")
+    code, out = command(f"{running.base_url}/v1", "--json")
+    assert code == 0, "it is ours, so that its key is known"
+    assert [check["ok"] for check in json.loads(out)["checks"]] == [True, True]
+
+
+def test_the_key_for_a_server_of_others_is_the_environments(command, bare_home, tmp_path, serve, monkeypatch):
+    running = serve()
+    monkeypatch.setenv("NOA_LAB_HOME", str(tmp_path / "another"))
     code, out = command(running.base_url)
-    assert code == 1, "an address has no key of itself"
+    assert code == 1
     assert "FAIL" in out
     monkeypatch.setenv("NOA_LAB_API_KEY", str(running.api_key))
-    code, out = command(running.base_url, "--json")
-    assert code == 0
-    assert [check["ok"] for check in json.loads(out)["checks"]] == [True, True]
+    assert command(running.base_url)[0] == 0
 
 
 def test_the_command_fails_where_nothing_answers_or_nothing_is_up(command):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from noa_lab import server
-from noa_lab.errors import BadInput
+from noa_lab.errors import BadInput, ServerError
 from noa_lab.server import LogSettings
 from noa_lab.server._log import KEPT, LogWriter, follow, redact, tail
 
@@ -236,6 +236,14 @@ def test_a_server_writes_where_it_was_told(serve, fake, bare_home, tmp_path):
     assert any("an error" in line for line in server.read_log(bare_home, "tiny"))
     running.stop()
     assert any("an error" in line for line in server.read_log(bare_home, "tiny"))
+
+
+def test_a_log_that_cannot_be_written_is_named_and_nothing_is_started(serve, bare_home, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ServerError, match="cannot be written") as caught:
+        serve(logging=LogSettings(file=tmp_path / "file" / "a.log"))
+    assert "logging.file" in caught.value.fix
+    assert server.servers(bare_home) == []
 
 
 def test_logs_are_readable_by_name_also_afterwards(serve, bare_home):
