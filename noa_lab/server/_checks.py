@@ -82,7 +82,7 @@ def address_of(home: Home, target: str | None, api_key: str | None = None) -> tu
 
 def _key_of_ours(home: Home, url: str) -> str | None:
     """The key of the server of ours that answers at an address, if one does."""
-    address = url.rstrip("/").removesuffix("/v1")
+    address = url.rstrip("/").removesuffix("/v1").replace("//localhost:", "//127.0.0.1:")
     at = (one for one in read_records(home) if one.base_url == address and owns_port(one.process, one.port))
     return next((one.api_key for one in at), None)
 

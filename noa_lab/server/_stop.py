@@ -53,12 +53,22 @@ def stop_all(home: Home) -> list[str]:
 
     Returns:
         Names of the servers that were stopped.
+
+    Raises:
+        ServerError: When one cannot be ended, after the others were.
     """
-    stopped = []
+    stopped: list[str] = []
+    failed: list[ServerError] = []
     for record in read_records(home):
         if record.local:
-            end_server(home, record)
-            stopped.append(record.name)
+            try:
+                end_server(home, record)
+            except ServerError as error:
+                failed.append(error)
+            else:
+                stopped.append(record.name)
+    if failed:
+        raise failed[0]
     return stopped
 
 

@@ -91,7 +91,7 @@ def test_the_command_checks_ours_by_name_or_alone_and_any_by_address(serve, comm
         assert out.count("ok  ") == 2
         assert " ms " in out
     monkeypatch.setenv("NOA_LAB_API_KEY", "somebody else's")
-    code, out = command(f"{running.base_url}/v1", "--json")
+    code, out = command(f"{running.base_url.replace('127.0.0.1', 'localhost')}/v1", "--json")
     assert code == 0, "it is ours, so that its key is known"
     assert [check["ok"] for check in json.loads(out)["checks"]] == [True, True]
 

@@ -12,7 +12,7 @@ from server_fakes import gone_within, is_clean, the_record, wait_until
 from noa_lab import server
 from noa_lab.errors import PortTaken, ServerError, ServerMissing
 from noa_lab.paths import Home
-from noa_lab.server import ServerSettings
+from noa_lab.server import ServerSettings, _stop
 from noa_lab.server._identity import mark_of, own_mark
 from noa_lab.server._record import record_folder, write_record
 
@@ -116,6 +116,23 @@ def test_names_that_are_not_up_offer_the_nearest(serve, bare_home):
     with pytest.raises(ServerMissing):
         server.read_log(bare_home, "../../etc/passwd")
     assert server.find(bare_home, "nothing") is None
+
+
+def test_one_that_cannot_be_ended_does_not_spare_the_others(serve, bare_home, monkeypatch):
+    one, two = serve(), serve(ServerSettings(slots=1))
+    end = _stop.end_server
+
+    def refuse(home, record):
+        if record.name == one.name:
+            raise ServerError("tiny cannot be ended.", fix="")
+        end(home, record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_stop, "end_server", refuse)
+        with pytest.raises(ServerError, match="cannot be ended"):
+            server.stop_all(bare_home)
+    assert one.state == "ready"
+    wait_until(lambda: two.state == "stopped")
 
 
 def test_stop_all(serve, bare_home):
