@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ class LogWriter:
         self._max_bytes = max_bytes
         self._lost = 0
         self._wanted = True
+        self._lock = threading.Lock()
+        """Keeps the file: llama-server's lines come from one thread, the watcher's own from another."""
         self._open()
 
     def _open(self) -> None:
@@ -113,17 +116,18 @@ class LogWriter:
 
     def _append(self, line: str) -> None:
         data = redact(line, self._secrets).encode(errors="replace") + b"\n"
-        try:
-            if self._file.closed:  # a full disk had no room for a new file
-                self._open()
-            elif self._size and self._is_due(len(data)):
-                self._rotate()
-            if self._lost:
-                data = f"[noa_lab] {self._lost} lines could not be written\n".encode() + data
-            self._size += self._file.write(data)
-            self._lost = 0
-        except OSError:
-            self._lost += 1
+        with self._lock:
+            try:
+                if self._file.closed:  # a full disk had no room for a new file
+                    self._open()
+                elif self._size and self._is_due(len(data)):
+                    self._rotate()
+                if self._lost:
+                    data = f"[noa_lab] {self._lost} lines could not be written\n".encode() + data
+                self._size += self._file.write(data)
+                self._lost = 0
+            except OSError:
+                self._lost += 1
 
     def _is_due(self, more: int) -> bool:
         return self._size + more > self._max_bytes or self._period != self._period_of(time.time())
@@ -140,7 +144,8 @@ class LogWriter:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 def _numbered(path: Path, number: int) -> Path:

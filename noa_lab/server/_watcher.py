@@ -51,7 +51,8 @@ class Watcher:
         self._started = time.monotonic()
         self._queue: deque[tuple[int, str, object]] = deque()
         self._wake_in, self._wake_out = socket.socketpair()
-        self._wake_in.setblocking(False)
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
         self._launches = 0
         self._child: Child | None = None
         self._probe: Probe | None = None
@@ -234,7 +235,7 @@ class Watcher:
         self._queue.append((launch, kind, value))
         try:
             self._wake_out.send(b"x")
-        except OSError:
+        except OSError:  # full: it will wake up
             pass
 
     def _handle_queue(self) -> None:

@@ -180,6 +180,33 @@ def test_a_disk_with_no_room_for_a_new_file_loses_lines_and_not_the_log(tmp_path
     assert [file.read_text() for file in tmp_path.glob("a.log.*")] == ["a line of the day\n"]
 
 
+def test_the_watchers_own_lines_may_come_while_the_file_is_set_aside(tmp_path, monkeypatch):
+    log = LogWriter(tmp_path / "a.log", max_bytes=20)
+    log.write("0123456789")
+    rename, threads, failed = Path.replace, [], []
+
+    def note():
+        try:
+            log.note("from the other thread")
+        except Exception as error:
+            failed.append(error)
+
+    def meanwhile(self, target):
+        if not threads:
+            threads.append(threading.Thread(target=note))
+            threads[0].start()
+            threads[0].join(0.2)  # it may go on only when the new file is there
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", meanwhile)
+    log.write("abcdefghijk")
+    threads[0].join(5)
+    log.close()
+    written = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    assert failed == []
+    assert sorted(written) == ["0123456789", "[noa_lab] from the other thread", "abcdefghijk"]
+
+
 def test_following_a_log_crosses_a_rotation(tmp_path):
     path = tmp_path / "a.log"
     log = LogWriter(path, max_bytes=40)
