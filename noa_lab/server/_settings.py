@@ -103,11 +103,18 @@ class ServerSettings(StrictModel):
         Args:
             runtime: The llama.cpp to run.
             model: The model to serve.
-            tuned: What `noa-lab tune` has measured for this model, machine and build; used for what was not given.
+            tuned: What `noa-lab tune` has measured for this model, machine and build; used for what was not given, where as many layers
+                are on the GPU.
         """
         given = self.model_fields_set
         origins = {name: "given" if name in given else "default" for name in type(self).model_fields}
         values: dict[str, Any] = {}
+        notes: list[str] = []
+        if tuned is not None and runtime.backend != "cpu" and tuned.gpu_layers != self.gpu_layers:
+            notes.append(
+                f"What was tuned for {model.name} is not used: it was measured with gpu_layers {tuned.gpu_layers}."
+            )
+            tuned = None
         for name, value in tuned.as_settings().items() if tuned is not None else ():
             if name not in given or getattr(self, name) is None:
                 values[name], origins[name] = value, "tuned for this model"
@@ -116,7 +123,7 @@ class ServerSettings(StrictModel):
         if values.get("threads_batch", self.threads_batch) is None:
             values["threads_batch"] = values.get("threads", self.threads)
             origins["threads_batch"] = "as threads"
-        notes = [*self._fit_context(model, values, origins), *self._fit_batches(values, origins)]
+        notes += [*self._fit_context(model, values, origins), *self._fit_batches(values, origins)]
         if self.gpu_layers and runtime.backend == "cpu":
             notes.append(
                 f"gpu_layers {self.gpu_layers} has no effect: runtime {runtime.id} is built for the CPU alone."

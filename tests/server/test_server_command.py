@@ -224,6 +224,18 @@ def test_tuned_values_stand_in_for_what_was_not_given(fake):
     assert launch.origins["slots"] == "given"
 
 
+def test_what_was_tuned_without_a_gpu_is_not_for_servers_that_use_it(fake):
+    tuned = Tuned("tiny", "fake", "here", 3, 4, 128, 128, 8, "now")
+    with_gpu = replace(fake.runtime, backend="cuda")
+    launch = plan_launch(with_gpu, fake.model, ServerSettings(gpu_layers=-1), tuned=tuned)
+    assert (launch.settings.threads, launch.settings.batch_size) == (2, 2048)
+    assert launch.origins["threads"] == "measured at install"
+    assert any("measured with gpu_layers 0" in note for note in launch.notes)
+    for runtime, settings in ((with_gpu, ServerSettings()), (fake.runtime, ServerSettings(gpu_layers=35))):
+        launch = plan_launch(runtime, fake.model, settings, tuned=tuned)
+        assert launch.origins["threads"] == "tuned for this model", "it has no layers on a GPU"
+
+
 def test_tuned_values_belong_to_model_machine_and_build(fake, bare_home):
     found = Tuned("tiny", "fake", "here", 3, 4, 1024, 256, 8, "now")
     write_tuned(bare_home, fake.runtime, fake.model, "here", found)

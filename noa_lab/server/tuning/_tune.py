@@ -86,6 +86,7 @@ def tune(
         slots=slots,
         measured=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - started, 1),
+        gpu_layers=gpu_layers,
         speeds=job.speeds,
     )
     write_tuned(home, runtime, model, found.machine, found)

@@ -35,6 +35,7 @@ class Tuned:
         slots: Requests worked on at the same time.
         measured: When (ISO 8601, UTC).
         seconds: How long the measuring took.
+        gpu_layers: Layers kept on the GPU meanwhile; servers with another number do not start with these settings.
         speeds: The measurements: for each setting tokens a second by value.
     """
 
@@ -48,6 +49,7 @@ class Tuned:
     slots: int
     measured: str
     seconds: float = 0.0
+    gpu_layers: int = 0
     speeds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def as_settings(self) -> dict[str, int]:
