@@ -183,7 +183,7 @@ def test_a_foreign_server_is_shown_and_never_ended(foreign, serve, bare_home):
     assert one.memory_bytes > 1 << 20
     assert "theirs" not in repr(one)
     assert one.name not in [each.name for each in server.servers(bare_home)]
-    with pytest.raises(ServerError, match="not started from here"):
+    with pytest.raises(ServerError, match="has not started"):
         server.stop(bare_home, one.name)
     with pytest.raises(PortTaken) as caught:
         serve(ServerSettings(port=port))
