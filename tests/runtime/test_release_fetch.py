@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -329,9 +330,10 @@ def packed(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "llama-b4315-bin-ubuntu-x64.zip": "build/bin zip",
         "llama-b6000-bin-ubuntu-x64.zip": "flat zip",
         NAME: "tar.gz",
-        f"llama-{TAG}-bin-ubuntu-cuda-12.8-x64.tar.gz": "tar.gz",
     }
     made = {name: pack_release(runtime.folder, folder / name, layout) for name, layout in layouts.items()}  # type: ignore[arg-type]
+    name = f"llama-{TAG}-bin-ubuntu-cuda-12.8-x64.tar.gz"
+    made[name] = shutil.copy(made[NAME], folder / name)
     name = f"cudart-llama-{TAG}-bin-ubuntu-cuda-12.8-x64.tar.gz"
     made[name] = pack_companion(folder / name, {"libcudart.so.12": b"\x7fELF dummy", "LICENSE": b"text"})
     return made
@@ -349,7 +351,7 @@ def fetch(api: FakeReleaseApi, tag: str, folder: Path, backend: str = "cpu", **o
     [("llama-b4315-bin-ubuntu-x64.zip", "build/bin"), ("llama-b6000-bin-ubuntu-x64.zip", ""), (NAME, f"llama-{TAG}")],
 )
 def test_each_eras_archive_gives_a_server_that_runs(
-    packed: dict[str, Path], tmp_path: Path, name: str, inside: str, monkeypatch: pytest.MonkeyPatch
+    packed: dict[str, Path], runtime: Runtime, tmp_path: Path, name: str, inside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_release_find, "_pins", dict)
     tag = name.split("-")[1]
@@ -361,6 +363,10 @@ def test_each_eras_archive_gives_a_server_that_runs(
     assert found.sha256 == {name: hashlib.sha256(packed[name].read_bytes()).hexdigest()}
     done = subprocess.run([found.folder / "llama-server", "--version"], capture_output=True, text=True, check=True)
     assert "build 11312" in done.stderr
+    for path in runtime.folder.iterdir():
+        if path.name != "manifest.json":
+            assert (found.folder / path.name).read_bytes() == path.read_bytes()
+            assert os.access(found.folder / path.name, os.X_OK) or ".so" in path.name
     links = [path for path in found.folder.iterdir() if path.is_symlink()]
     assert bool(links) == name.endswith(".tar.gz")
     assert all(link.resolve().is_file() and not os.path.isabs(os.readlink(link)) for link in links)

@@ -12,9 +12,7 @@ from archive_makers import everything, folder, hard, link, tar, zipped
 
 from noa_lab.errors import ArchiveUnsafe, Cancelled, DiskFull, SetupError
 from noa_lab.events import CancelToken, Progress
-from noa_lab.runtime import Runtime
 from noa_lab.runtime._archive import find_programs, unpack
-from noa_lab.testing import pack_release
 
 
 def test_a_tar_keeps_links_and_what_may_be_run(tmp_path: Path) -> None:
@@ -59,19 +57,6 @@ def test_a_zip_keeps_what_it_has(tmp_path: Path) -> None:
     assert os.readlink(out / "libx.so") == "data"
     assert (tmp_path / "out" / "build" / "empty").is_dir()
     assert find_programs(tmp_path / "out") == out
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("layout", ["tar.gz", "flat zip", "build/bin zip"])
-def test_the_real_build_comes_out_byte_for_byte(runtime: Runtime, tmp_path: Path, layout: str) -> None:
-    archive = pack_release(runtime.folder, tmp_path / "archive", layout)  # type: ignore[arg-type]
-    unpack(archive, tmp_path / "out")
-    found = find_programs(tmp_path / "out")
-    for path in runtime.folder.iterdir():
-        if path.name != "manifest.json":
-            assert (found / path.name).read_bytes() == path.read_bytes()
-            assert layout != "tar.gz" or (found / path.name).is_symlink() == path.is_symlink()
-            assert os.access(found / path.name, os.X_OK) or ".so" in path.name
 
 
 def test_of_several_programs_the_one_nearest_to_the_top(tmp_path: Path) -> None:
