@@ -6,8 +6,8 @@ Nothing here knows what a file is for. The releases of llama.cpp and the models 
 from noa_lab.download._disk import SPARE_BYTES, check_disk, named_disk_errors
 from noa_lab.download._faults import KINDS, Advice, check_address, encrypted, failed, refusal, shown
 from noa_lab.download._fetch_file import fetch_file
-from noa_lab.download._leftovers import half_fetched
-from noa_lab.download._order import FetchedFile
+from noa_lab.download._leftovers import HalfFetched, half_fetched
+from noa_lab.download._order import FetchedFile, Order
 from noa_lab.download._part import discard, journal_path, part_path
 from noa_lab.download._patience import Patience
 from noa_lab.download._remote_file import RemoteFile
@@ -17,6 +17,8 @@ __all__ = [
     "SPARE_BYTES",
     "Advice",
     "FetchedFile",
+    "HalfFetched",
+    "Order",
     "Patience",
     "RemoteFile",
     "check_address",

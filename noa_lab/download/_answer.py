@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from noa_lab.download._connections import named_errors
-from noa_lab.download._faults import Advice, failed, refusal
+from noa_lab.download._faults import Advice, failed, header_number, refusal
 from noa_lab.errors import DownloadFailed
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "StartOverError"]
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_NO_RANGE = re.compile(r"bytes \*/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_NO_RANGE = re.compile(r"bytes \*/(\d{1,18})")
 
 
 class StartOverError(Exception):
@@ -82,8 +82,7 @@ class Answer:
             raise failed("encoded", url, "the server compressed it though asked not to", advice=advice)
         if headers.get("content-type", "").startswith("text/html"):
             raise failed("web page", url, "a web page came in its place", advice=advice)
-        length = headers.get("content-length", "")
-        total = int(length) if length.isdigit() else None
+        total = header_number(headers, "content-length")
         if status == 206:
             total = _total_of_206(url, headers, start, end, advice)
         return cls(url, status == 206, total, _validator(headers), response, advice)
@@ -129,9 +128,9 @@ def _total_of_206(
     if found is None:
         raise bad
     first, last, total = int(found[1]), int(found[2]), None if found[3] == "*" else int(found[3])
-    length = headers.get("content-length", "")
+    length = header_number(headers, "content-length")
     fits = first == start and last >= first and (end is None or last < end) and (total is None or last < total)
-    if not fits or (length.isdigit() and int(length) != last - first + 1):
+    if not fits or length not in (None, last - first + 1):
         raise StartOverError(bad)
     return total
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from noa_lab.download._faults import Advice, encrypted, failed, shown
+from noa_lab.download._faults import Advice, encrypted, failed, header_number, shown
 
 if TYPE_CHECKING:
     import urllib3
@@ -170,7 +170,9 @@ class Connections:
     def close(self) -> None:
         """Cut, and let go of everything."""
         self.cut()
-        for manager in self._managers.values():
+        with self._lock:
+            managers = list(self._managers.values())
+        for manager in managers:
             manager.clear()
 
 
@@ -208,8 +210,8 @@ def _shut(each: socket.socket) -> None:
 
 def _drop(answer: urllib3.BaseHTTPResponse) -> None:
     """Be done with an answer that nobody wants to read; the connection is kept where that costs little."""
-    length = answer.headers.get("content-length", "")
-    if length.isdigit() and int(length) <= _SMALL_BODY:
+    length = header_number(answer.headers, "content-length")
+    if length is not None and length <= _SMALL_BODY:
         answer.drain_conn()
     else:
         answer.close()
@@ -244,19 +246,22 @@ def named_errors(url: str, advice: Advice | None = None) -> Iterator[None]:
     """Turn what urllib3 raises into `DownloadFailed`, with one of the kinds "unreachable", "stalled", "cut", "bad address"."""
     from urllib3 import exceptions
 
-    host = urlsplit(url).hostname or shown(url)
     try:
         yield
     except (exceptions.LocationValueError, UnicodeError, ValueError) as error:
         raise failed("bad address", url, f"it leads to an address that is none ({error})", advice=advice) from None
     except exceptions.ReadTimeoutError:
-        raise failed("stalled", url, f"{host} went silent", advice=advice) from None
+        raise failed("stalled", url, f"{_host(url)} went silent", advice=advice) from None
     except (exceptions.ConnectTimeoutError, exceptions.NewConnectionError, exceptions.ProxyError) as error:
-        raise failed("unreachable", url, f"{host} cannot be reached ({_words(error)})", advice=advice) from None
+        raise failed("unreachable", url, f"{_host(url)} cannot be reached ({_words(error)})", advice=advice) from None
     except exceptions.SSLError as error:
-        raise failed("unreachable", url, f"{host} cannot be trusted ({_words(error)})", advice=advice) from None
+        raise failed("unreachable", url, f"{_host(url)} cannot be trusted ({_words(error)})", advice=advice) from None
     except (exceptions.HTTPError, OSError) as error:
         raise failed("cut", url, f"the connection broke off ({_words(error)})", advice=advice) from None
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or shown(url)
 
 
 def _words(error: Exception) -> str:

@@ -11,7 +11,7 @@ from noa_lab.download._pieces import Pieces
 
 __all__ = ["RunningDigest"]
 
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**18
 _WAIT_SECONDS = 0.01
 
 
@@ -42,14 +42,15 @@ class RunningDigest:
         self._thread.join()
 
     def _run(self) -> None:
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
         try:
             with self._path.open("rb", buffering=0) as file:
                 while not self._stop.is_set() and not (self._pieces.complete and self.hashed == self._pieces.total):
                     here = self._pieces.prefix - self.hashed
-                    chunk = file.read(min(here, _CHUNK_BYTES)) if here else b""
-                    if chunk:
-                        self._digest.update(chunk)
-                        self.hashed += len(chunk)
+                    count = file.readinto(buffer[:here]) if here else 0
+                    if count:
+                        self._digest.update(buffer[:count])
+                        self.hashed += count
                     elif here:
                         raise OSError(f"{self._path} is shorter than it was")
                     else:

@@ -19,11 +19,17 @@ __all__ = ["SPARE_BYTES", "check_disk", "named_disk_errors", "reserve"]
 
 SPARE_BYTES = 50_000_000
 """Disk space that a download leaves free."""
+_ELSEWHERE = "set NOA_LAB_HOME to a folder on another disk"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_disk(folder: Path, needed_bytes: int) -> None:
+def check_disk(folder: Path, needed_bytes: int, *, elsewhere: str = "") -> None:
     """Make sure that there is space.
+
+    Args:
+        folder: Where it is needed.
+        needed_bytes: How much.
+        elsewhere: How to have it on another disk, as the end of a sentence; default: in the home.
 
     Raises:
         DiskFull: With the bytes needed and free.
@@ -32,7 +38,7 @@ def check_disk(folder: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise DiskFull(
             f"{needed_bytes / 1e6:,.0f} MB are needed in {folder}, {free / 1e6:,.0f} MB are free.",
-            fix=f"Free {(needed_bytes - free) / 1e6:,.0f} MB, or set NOA_LAB_HOME to a folder on another disk.",
+            fix=f"Free {(needed_bytes - free) / 1e6:,.0f} MB, or {elsewhere or _ELSEWHERE}.",
             path=str(folder),
             needed_bytes=needed_bytes,
             free_bytes=free,

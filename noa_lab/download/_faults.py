@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from noa_lab.errors import BadInput, DownloadFailed
 
-__all__ = ["KINDS", "Advice", "check_address", "encrypted", "failed", "refusal", "shown"]
+__all__ = ["KINDS", "Advice", "check_address", "encrypted", "failed", "header_number", "refusal", "shown"]
 
 KINDS = (
     *(
@@ -34,8 +35,9 @@ asked for. changed: it is another file every time. wrong size, wrong digest: not
 fetches it, on a drive without locks."""
 
 Advice = Mapping[str, str]
-"""What to do about a kind of fault, in place of the general words."""
+"""What to do about a kind of fault, in place of the general words; for "disk full" only how to have it on another disk."""
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _AGAIN = "Start it again: it continues where it stopped."
 _GENERAL: Advice = {
     "unreachable": "Check the network connection, then start it again.",
@@ -115,10 +117,16 @@ def refusal(url: str, status: int, headers: Mapping[str, str], *, advice: Advice
 
 def _limit_ends(headers: Mapping[str, str]) -> float | None:
     """When a rate limit ends, in seconds since the epoch."""
-    after, reset = headers.get("retry-after", ""), headers.get("x-ratelimit-reset", "")
-    if after.isdigit():
-        return time.time() + min(int(after), 86_400)
-    return float(reset) if reset.isdigit() and len(reset) < 12 else None
+    after, reset = header_number(headers, "retry-after"), header_number(headers, "x-ratelimit-reset")
+    if after is not None:
+        return time.time() + min(after, 86_400)
+    return float(reset) if reset is not None and reset < 10**11 else None
+
+
+def header_number(headers: Mapping[str, str], name: str) -> int | None:
+    """The whole number that a header gives; None where it gives none, or one that no file and no clock has."""
+    text = headers.get(name, "")
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def check_address(url: str, *, field: str, allow_http_loopback: bool) -> str:

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from noa_lab.download._answer import StartOverError
 from noa_lab.download._digest import RunningDigest
-from noa_lab.download._disk import SPARE_BYTES
-from noa_lab.download._faults import Advice, shown
+from noa_lab.download._faults import shown
 from noa_lab.download._leftovers import continued, fits, ready, write_receipt
 from noa_lab.download._order import FetchedFile, Order
 from noa_lab.download._part import Part
-from noa_lab.download._rate import RateMeter
 from noa_lab.download._transfer import Transfer
+from noa_lab.download._watch import REPORT_SECONDS, Watch
+from noa_lab.download._write_out import WriteOut
 from noa_lab.errors import ChecksumMismatch
-from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.events import CancelToken, Report, silent
 
 __all__ = ["fetch_file"]
 
-_REPORT_SECONDS = 0.1
 _MOST_STARTS = 3
 
 
 def fetch_file(
-    url: str,
-    target: Path,
-    *,
-    size_bytes: int | None = None,
-    sha256: str | None = None,
-    claimed_sha256: str | None = None,
-    most_bytes: int = 2**40,
-    headers: Mapping[str, str] | None = None,
-    authorization: str | None = None,
-    connections: int = 4,
-    step: str = "Download",
-    attempts: int = 3,
-    stall_seconds: float = 30.0,
-    pause_seconds: float = 0.5,
-    spare_bytes: int = SPARE_BYTES,
-    receipt: bool = False,
-    allow_http_loopback: bool = False,
-    advice: Advice | None = None,
-    report: Report = silent,
-    cancel: CancelToken | None = None,
+    order: Order, *, step: str = "Download", report: Report = silent, cancel: CancelToken | None = None
 ) -> FetchedFile:
     """Fetch a file over several connections. A cut is continued at once, and what a killed process left by the next call.
 
@@ -56,24 +33,8 @@ def fetch_file(
     end. Without any it starts over.
 
     Args:
-        url: Its https address; redirects may lead to other hosts, never away from https.
-        target: The file to make. One that is there already and has the right hash is used.
-        size_bytes: The size that it must have; None where it is not known.
-        sha256: The hash that it must have; None where there is none to trust.
-        claimed_sha256: What the source itself says; checked, but no reason to call the file verified.
-        most_bytes: Largest size.
-        headers: Sent with every request, to every host.
-        authorization: Value of the Authorization header, for the host of `url` and no other.
-        connections: At most so many at a time; a server that knows no ranges gets one.
+        order: What to fetch, and how.
         step: What the progress reports are called.
-        attempts: How often in a row a connection may fail while less than a megabyte arrives.
-        stall_seconds: Seconds without a byte, or with less than 1 KiB per second, after which a server counts as stalled.
-        pause_seconds: Wait before the second attempt; twice as long before each further one.
-        spare_bytes: Disk space that must be left free.
-        receipt: Where there is no hash to hold it against, leave the one that was found beside the target, in
-            `NAME.receipt.json`, so that the next call need not fetch it again. Whoever asks for it removes it.
-        allow_http_loopback: Also fetch from this very machine over http; for tests.
-        advice: What to do, by kind of fault, where the general words do not fit.
         report: Told about the progress, at most ten times a second.
         cancel: Stops it within a fraction of a second, or pauses it; what has arrived stays for the next call.
 
@@ -83,71 +44,14 @@ def fetch_file(
         DiskFull: When it does not fit; what has arrived stays for the next call.
         Cancelled: When `cancel` was.
     """
-    order = Order(
-        url=url,
-        target=target,
-        size_bytes=size_bytes,
-        sha256=sha256,
-        claimed_sha256=claimed_sha256,
-        most_bytes=most_bytes,
-        headers=headers or {},
-        authorization=authorization,
-        connections=connections,
-        attempts=attempts,
-        stall_seconds=stall_seconds,
-        pause_seconds=pause_seconds,
-        spare_bytes=spare_bytes,
-        receipt=receipt,
-        allow_http_loopback=allow_http_loopback,
-        advice=advice,
-    )
-    if cancel is not None:
-        cancel.check("The download")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    watch = _Watch(step, target.name, report, cancel)
+    watch = Watch(step, order.target.name, report, cancel)
+    watch.check()
+    order.target.parent.mkdir(parents=True, exist_ok=True)
     found = ready(order, watch.check)
     if found is not None:
         watch.finish(found.size_bytes)
         return found
     return _Fetch(order, watch).run()
-
-
-class _Watch:
-    """Who is told, and who may stop it."""
-
-    def __init__(self, step: str, name: str, report: Report, cancel: CancelToken | None) -> None:
-        self._step, self._name, self._report = step, name, report
-        self.cancel = cancel
-        self._meter = RateMeter()
-        self._told = 0.0
-
-    @property
-    def paused(self) -> bool:
-        return self.cancel is not None and self.cancel.paused
-
-    def check(self) -> None:
-        if self.cancel is not None:
-            self.cancel.check("The download")
-
-    def tell(self, here: int, total: int | None, note: str = "") -> None:
-        """Report the progress, unless that was just done."""
-        now = time.monotonic()
-        if now - self._told < _REPORT_SECONDS:
-            return
-        self._told = now
-        rate = self._meter.rate(here, now)
-        message = f"{self._name}: {note}" if note else self._name
-        self._report(Progress(self._step, message, here, total, "bytes", rate=rate))
-
-    def wait_while_paused(self, here: int, total: int | None) -> None:
-        """Wait for the end of a pause, saying so."""
-        assert self.cancel is not None
-        self._report(Progress(self._step, f"{self._name}: paused", here, total, "bytes"))
-        self.cancel.wait_while_paused("The download")
-        self._meter.restart()
-
-    def finish(self, size: int) -> None:
-        self._report(Progress(self._step, self._name, size, size, "bytes", finished=True))
 
 
 class _PausedError(Exception):
@@ -157,7 +61,7 @@ class _PausedError(Exception):
 class _Fetch:
     """One call's way to the file, over cuts, pauses and new starts."""
 
-    def __init__(self, order: Order, watch: _Watch) -> None:
+    def __init__(self, order: Order, watch: Watch) -> None:
         self._order = order
         self._watch = watch
         self._part: Part | None = None
@@ -201,7 +105,7 @@ class _Fetch:
             part.close()
 
     def _attempt(self) -> FetchedFile:
-        """Fetch what is missing, hashing along."""
+        """Fetch what is missing; it is hashed and brought to the disk along the way."""
         transfer = Transfer(self._order, self._part, whole=self._whole)
         with ExitStack() as stack:
             digest: RunningDigest | None = None
@@ -212,6 +116,7 @@ class _Fetch:
                 self._part = transfer.part
                 if digest is None and self._part is not None:
                     digest = stack.enter_context(RunningDigest(self._part.path, self._part.pieces))
+                    stack.enter_context(WriteOut(self._part.path, self._part.pieces))
                 if self._watch.paused:
                     raise _PausedError
                 self._watch.tell(*self._progress(), transfer.note)
@@ -228,7 +133,7 @@ class _Fetch:
     def _hash(self, digest: RunningDigest) -> str:
         """Wait for the end of the hashing, which lags a little behind."""
         while True:
-            found = digest.wait(_REPORT_SECONDS)
+            found = digest.wait(REPORT_SECONDS)
             if found is not None:
                 return found
             self._watch.check()

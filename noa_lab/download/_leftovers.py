@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from noa_lab.download._faults import shown
@@ -13,7 +14,7 @@ from noa_lab.download._order import FetchedFile, Order
 from noa_lab.download._part import Part, discard, journal_path
 from noa_lab.paths import write_atomic
 
-__all__ = ["continued", "fits", "half_fetched", "ready", "receipt_path", "write_receipt"]
+__all__ = ["HalfFetched", "continued", "fits", "half_fetched", "ready", "receipt_path", "write_receipt"]
 
 _CHUNK_BYTES = 2**20
 
@@ -96,10 +97,29 @@ def fits(order: Order, facts: Facts) -> bool:
     return facts.sha256 == order.expected or (not facts.sha256 and facts.url == shown(order.url))
 
 
-def half_fetched(target: Path) -> tuple[int, int | None] | None:
-    """How many bytes of a file are here, and how many it will have (None where that is not known); None when nothing is half-fetched."""
+@dataclass(frozen=True, slots=True)
+class HalfFetched:
+    """A file of which a part is here.
+
+    Attributes:
+        here_bytes: How much of it.
+        total_bytes: How much it will be; None where that is not known.
+        disk_bytes: What it takes of the disk: what is here, and what is reserved for the rest.
+    """
+
+    here_bytes: int
+    total_bytes: int | None
+    disk_bytes: int
+
+
+def half_fetched(target: Path) -> HalfFetched | None:
+    """What is here of a file; None when nothing is half-fetched."""
     part = Part.load(target)
     if part is None:
         return None
-    part.close()
-    return part.pieces.here, part.pieces.total
+    try:
+        return HalfFetched(part.pieces.here, part.pieces.total, part.taken_space)
+    except OSError:
+        return None  # somebody else has just finished it
+    finally:
+        part.close()

@@ -14,7 +14,27 @@ __all__ = ["FetchedFile", "Order"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to fetch, and how. `fetch_file` explains the fields."""
+    """What to fetch, and how.
+
+    Attributes:
+        url: Its https address; redirects may lead to other hosts, never away from https.
+        target: The file to make. One that is there already and has the right hash is used.
+        size_bytes: The size that it must have; None where it is not known.
+        sha256: The hash that it must have; None where there is none to trust.
+        claimed_sha256: What the source itself says; checked, but no reason to call the file verified.
+        most_bytes: Largest size.
+        headers: Sent with every request, to every host.
+        authorization: Value of the Authorization header, for the host of `url` and no other.
+        connections: At most so many at a time; a server that knows no ranges gets one.
+        attempts: How often in a row a connection may fail while less than a megabyte arrives.
+        stall_seconds: Seconds without a byte, or with less than 1 KiB per second, after which a server counts as stalled.
+        pause_seconds: Wait before the second attempt; twice as long before each further one.
+        spare_bytes: Disk space that must be left free.
+        receipt: Where there is no hash to hold it against, leave the one that was found beside the target, in `NAME.receipt.json`, so
+            that the next call need not fetch it again. Whoever asks for it removes it.
+        allow_http_loopback: Also fetch from this very machine over http; for tests.
+        advice: What to do, by kind of fault, where the general words do not fit.
+    """
 
     url: str
     target: Path

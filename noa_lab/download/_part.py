@@ -71,18 +71,25 @@ class Part:
         if found is None:
             return None
         journal, facts, done = found
-        size = path.stat().st_size
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = -1  # somebody else has just finished it
         if size < sum(done) or (facts.total is not None and size != facts.total):
             journal.close()
             return None
         return cls(target, facts, journal, done)
 
     @property
-    def missing_space(self) -> int:
-        """Disk space that it still needs: bytes that are neither here nor reserved."""
+    def taken_space(self) -> int:
+        """Disk space that it takes: bytes that are here or reserved."""
         status = self.path.stat()
-        taken = max(self.pieces.here, getattr(status, "st_blocks", 0) * 512)
-        return max((self.facts.total or 0) - taken, 0)
+        return max(self.pieces.here, min(getattr(status, "st_blocks", 0) * 512, status.st_size))
+
+    @property
+    def missing_space(self) -> int:
+        """Disk space that it still needs."""
+        return max((self.facts.total or 0) - self.taken_space, 0)
 
     def writer(self) -> PartWriter:
         """A way to write to it, for one connection."""

@@ -16,6 +16,8 @@ from noa_lab.events import CancelToken
 __all__ = ["RemoteFile"]
 
 _ATTEMPTS = 3
+_MOST_WAIT_SECONDS = 10.0
+"""A look is not worth a longer pause, in which nothing is reported."""
 _STEP_BYTES = 2**17
 
 
@@ -47,7 +49,7 @@ class RemoteFile:
         cancel: CancelToken | None = None,
     ) -> None:
         self.name = name
-        self._url, self._advice, self._cancel = url, advice, cancel
+        self._url, self._advice, self._cancel = url, advice, cancel or CancelToken()
         self._connections = Connections(
             url,
             headers=headers,
@@ -78,18 +80,16 @@ class RemoteFile:
         """The bytes from `start` up to, not including, `end`, and the size of the file."""
         patience = Patience(_ATTEMPTS, 0.5)
         while True:
-            if self._cancel is not None:
-                self._cancel.check("Reading a part of the file")
+            self._cancel.check("Reading a part of the file")
             try:
                 return self._ask_once(start, end)
             except StartOverError as error:
                 raise error.error from None
             except DownloadFailed as error:
                 seconds = patience.wait_after(error, 0)
-                if seconds is None:
+                if seconds is None or seconds > _MOST_WAIT_SECONDS:
                     raise
-                if self._cancel is not None:
-                    self._cancel.wait(seconds)
+                self._cancel.wait(seconds)
 
     def _ask_once(self, start: int, end: int) -> tuple[bytes, int]:
         url, response = self._connections.ask({"Range": f"bytes={start}-{end - 1}"})

@@ -154,7 +154,8 @@ class Transfer:
             # Nobody knows yet how long the file is.
             return Claim(0, PIECE_BYTES)
         pieces = self.part.pieces
-        share = (pieces.total or 0) // (4 * self._order.connections)
+        # Of what is left: towards the end the claims become small, and all connections are done at about the same time.
+        share = ((pieces.total or 0) - pieces.here) // (4 * self._order.connections)
         return pieces.claim(max(PIECE_BYTES, min(_MOST_CLAIM_BYTES, share)))
 
     def _fetch(self, claim: Claim) -> None:
@@ -227,7 +228,9 @@ class Transfer:
         return Part.begin(order.target, facts)
 
     def _check_space(self, needed_bytes: int) -> None:
-        check_disk(self._order.target.parent, needed_bytes + self._order.spare_bytes)
+        order = self._order
+        elsewhere = (order.advice or {}).get("disk full", "")
+        check_disk(order.target.parent, needed_bytes + order.spare_bytes, elsewhere=elsewhere)
 
     def _compare(self, part: Part, answer: Answer) -> None:
         """See that it is still the same file."""

@@ -13,7 +13,6 @@ from pydantic import Field, field_validator
 from noa_lab.config import StrictModel, YamlDocument, load_yaml, validate_yaml
 from noa_lab.errors import BadInput, UnknownModel
 from noa_lab.models._reference import parse_reference
-from noa_lab.paths import Home
 
 __all__ = ["Catalogue", "CatalogueEntry", "catalogue"]
 
@@ -130,17 +129,15 @@ class Catalogue:
         return next(entry for entry in self if entry.default)
 
 
-def catalogue(home: Home, start: Path | None = None) -> Catalogue:
+def catalogue(start: Path | None = None) -> Catalogue:
     """The built-in list, extended by the nearest `configs/models.yaml` upward from the working folder.
 
     Args:
-        home: The home; the same list holds for all homes today.
         start: Where to begin looking for the project's file; default: the working folder.
 
     Raises:
         ConfigInvalid: With file, line and the nearest known key.
     """
-    del home
     entries = dict(_built_in())
     project = _nearest_file((start or Path.cwd()).absolute())
     if project is None:

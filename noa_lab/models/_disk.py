@@ -113,7 +113,7 @@ def _unfinished(home: Home) -> Iterator[DiskUse]:
     for each in unfinished(home):
         share = f" of {each.total_bytes / 1e6:,.1f} MB" if each.total_bytes else ""
         note = f"{each.here_bytes / 1e6:,.1f} MB{share} are here; getting it again continues, removing it gives it up"
-        yield DiskUse(each.name, "unfinished", each.here_bytes, each.source, note)
+        yield DiskUse(each.name, "unfinished", each.disk_bytes, each.source, note)
     for path in sorted(home.downloads.iterdir()):
         taken = _taken(path)
         if taken:

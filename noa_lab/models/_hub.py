@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from noa_lab.download import discard, fetch_file
+from noa_lab.download import Order, check_disk, discard, fetch_file, part_path
 from noa_lab.errors import ChecksumMismatch, DownloadFailed, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._arrived import MOST_BYTES, SPARE_BYTES, STEP, Arrived, ArrivedFile, share_of
@@ -67,7 +67,7 @@ def from_hub(
     if blob is not None and isinstance(ref, HubFile) and blob.is_file():
         return Arrived((_checked(blob.resolve(), known, report, cancel),), shared=True), ref.file
     try:
-        plan = hub_plan(ref, cancel=cancel)
+        plan = hub_plan(ref, report=report, cancel=cancel)
     except DownloadFailed as error:
         if error.fields.get("kind") not in ("unreachable", "stalled", "server", "rate limit"):
             raise
@@ -79,6 +79,7 @@ def from_hub(
     if None not in hashes:
         texts = [str(each) for each in hashes]
         expect(texts[0] if len(texts) == 1 else sha256_of_parts(texts))
+    _check_disk(plan)
     sizes = [entry.size_bytes for entry in plan.files]
     files = []
     for number, entry in enumerate(plan.files):
@@ -103,12 +104,34 @@ def _cached(ref: HubFile | HubQuant, report: Report, cancel: CancelToken | None)
     return Arrived(tuple(files), shared=True, version=cache.commit_of(revision) or ""), names[0]
 
 
-def _get(
-    plan: HubPlan, entry: HubEntry, watch: Callable[[Path], None], report: Report, cancel: CancelToken | None
-) -> ArrivedFile:
+def _check_disk(plan: HubPlan) -> None:
+    """See that there is room for all parts of a split model before the first one is fetched, and make the folders.
+
+    A part that is half here has its room reserved already, and is looked at again when its turn comes.
+
+    Raises:
+        DiskFull: When there is not.
+    """
+    missing = 0
+    for entry in plan.files:
+        blob, pointer = _places(plan, entry)
+        if not any(path.exists() for path in (blob, pointer, part_path(blob))):
+            missing += entry.size_bytes or 0
+    cache = HubCache.of(plan.repo)
+    cache.prepare(plan.commit)
+    if missing:
+        check_disk(cache.folder, missing + SPARE_BYTES, elsewhere=hub_advice(plan.repo)["disk full"])
+
+
+def _places(plan: HubPlan, entry: HubEntry) -> tuple[Path, Path]:
+    """Where the cache has a file's bytes, and the link to them.
+
+    Raises:
+        DownloadFailed: When the hub gave it a name that leads elsewhere.
+    """
     cache = HubCache.of(plan.repo)
     try:
-        blob, pointer = cache.blob(entry.etag), cache.pointer(plan.commit, entry.path)
+        return cache.blob(entry.etag), cache.pointer(plan.commit, entry.path)
     except ValueError:
         raise DownloadFailed(
             f"{plan.repo} has a file whose name cannot be used here: {entry.path!r}.",
@@ -116,7 +139,13 @@ def _get(
             source=f"hf://{plan.repo}",
             reason="an unusable name",
         ) from None
-    cache.prepare(plan.commit)
+
+
+def _get(
+    plan: HubPlan, entry: HubEntry, watch: Callable[[Path], None], report: Report, cancel: CancelToken | None
+) -> ArrivedFile:
+    cache = HubCache.of(plan.repo)
+    blob, pointer = _places(plan, entry)
     watch(blob)
     with cache.lock(entry.etag, report=report, cancel=cancel):
         here = next((path.resolve() for path in (pointer, blob) if path.is_file()), None)
@@ -132,20 +161,18 @@ def _download(plan: HubPlan, entry: HubEntry, blob: Path, report: Report, cancel
 
     token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     url = hf_hub_url(plan.repo, entry.path, revision=plan.commit)
-    arrived = fetch_file(
+    order = Order(
         url,
         blob,
         size_bytes=entry.size_bytes,
         sha256=entry.sha256,
         most_bytes=MOST_BYTES,
         authorization=f"Bearer {token}" if token else None,
-        step=STEP,
         spare_bytes=SPARE_BYTES,
         allow_http_loopback=constants.ENDPOINT.startswith("http://"),
         advice=hub_advice(plan.repo),
-        report=report,
-        cancel=cancel,
     )
+    arrived = fetch_file(order, step=STEP, report=report, cancel=cancel)
     if entry.sha256 is None and _git_hash(blob) != entry.etag:
         blob.unlink()
         raise _damaged(entry.path, url, entry.etag, arrived.sha256, "Start it again.")

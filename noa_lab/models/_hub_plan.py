@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from noa_lab.download import Advice, Patience, encrypted, failed, refusal
 from noa_lab.errors import DownloadFailed, NoaLabError, UnknownModel
-from noa_lab.events import CancelToken
+from noa_lab.events import CancelToken, Progress, Report, silent
+from noa_lab.models._arrived import STEP
 from noa_lab.models._reference import HubFile, HubQuant
 from noa_lab.models._split import is_later_part, part_names
 
@@ -64,8 +65,13 @@ class HubPlan:
     files: tuple[HubEntry, ...]
 
 
-def hub_plan(ref: HubFile | HubQuant, *, cancel: CancelToken | None = None) -> HubPlan:
+def hub_plan(ref: HubFile | HubQuant, *, report: Report = silent, cancel: CancelToken | None = None) -> HubPlan:
     """Ask the hub what a reference means; one request.
+
+    Args:
+        ref: The reference.
+        report: Told when the hub is waited for.
+        cancel: Ends the wait.
 
     Raises:
         UnknownModel: When there is no such repository, revision or file; the nearest name is offered.
@@ -78,10 +84,9 @@ def hub_plan(ref: HubFile | HubQuant, *, cancel: CancelToken | None = None) -> H
     if not encrypted(page, allow_http_loopback=True):
         reason = "HF_ENDPOINT is not encrypted: anyone on the way could read your token and change the model"
         raise failed("not encrypted", page, reason, advice=hub_advice(ref.repo))
-    patience = Patience(_ATTEMPTS, 0.5)
+    patience, token = Patience(_ATTEMPTS, 0.5), cancel or CancelToken()
     while True:
-        if cancel is not None:
-            cancel.check("The download")
+        token.check("The download")
         try:
             with _explained(ref):
                 info = HfApi(endpoint=constants.ENDPOINT, library_name="noa_lab").model_info(
@@ -92,8 +97,8 @@ def hub_plan(ref: HubFile | HubQuant, *, cancel: CancelToken | None = None) -> H
             seconds = patience.wait_after(error, 0)
             if seconds is None:
                 raise
-            if cancel is not None:
-                cancel.wait(seconds)
+            report(Progress(STEP, f"{error.fields['reason']}; next attempt in {seconds:.0f} s"))
+            token.wait(seconds)
     found = {entry.path: entry for entry in map(_entry, info.siblings or ()) if entry is not None}
     if info.sha is None:
         reason = "the hub names no commit"
@@ -157,6 +162,7 @@ def hub_advice(repo: str) -> Advice:
         "not found": f"See {page}/tree/main for what is there.",
         "rate limit": "Try again {when}; with HF_TOKEN set, the hub allows more.",
         "not encrypted": "Set HF_ENDPOINT to an https address.",
+        "disk full": "set HF_HOME to a folder on another disk",
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.models._catalogue import catalogue
 from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile, ModelPart
-from noa_lab.models._place import sha256_of_parts
+from noa_lab.models._place import placing, sha256_of_parts
 from noa_lab.models._record import hash_file, record_path, records_of_home, write_record
+from noa_lab.models._reference import is_name
 from noa_lab.models._split import part_names, read_parts
 from noa_lab.models.stores import StoredModel, models_in_folder, name_for, stored_models
 from noa_lab.paths import Home
@@ -22,7 +22,6 @@ from noa_lab.paths import Home
 __all__ = ["find_stored", "import_model", "link_ways"]
 
 STEP = "Import the model"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def find_stored(what: str | Path) -> StoredModel:
@@ -108,47 +107,50 @@ def import_model(
     metadata = read_parts(files)
     hashes = [hash_file(path, step=STEP, report=report, cancel=cancel) for path in files]
     digest = hashes[0] if len(hashes) == 1 else sha256_of_parts(hashes)
+    _check_digest(stored, digest)
+    with placing(home):
+        alike = (model for model in records_of_home(home) if model.sha256 == digest and name in {None, model.name})
+        known = next(alike, None)
+        if known is not None:
+            report(Progress(STEP, f"it is here already: {known.name}", finished=True))
+            return known
+        chosen = _free_name(name, stored, digest, home)
+        sizes = [path.stat().st_size for path in files]
+        parts = tuple(map(ModelPart, _places(chosen, len(files), home), hashes, sizes))
+        model = ModelFile(
+            name=chosen,
+            path=parts[0].path,
+            sha256=digest,
+            size_bytes=sum(sizes),
+            source=str(files[0]),
+            verified=bool(stored.sha256),
+            metadata=metadata,
+            parts=parts if len(parts) > 1 else (),
+        )
+        _link_all(files, model.files, hard_link=hard_link)
+        write_record(model, model.path, record_path(model.path))
+    report(Progress(STEP, chosen, finished=True))
+    return model
+
+
+def _check_digest(stored: StoredModel, digest: str) -> None:
     if stored.sha256 and stored.sha256 != digest:
         raise ChecksumMismatch(
             f"The file of {stored.name} is damaged: its hash is not the one that {stored.tool} has recorded.",
             fix=f"Download it again with {stored.tool}.",
-            source=str(files[0]),
+            source=str(stored.files[0]),
             expected=stored.sha256,
             found=digest,
         )
-    known = next(
-        (model for model in records_of_home(home) if model.sha256 == digest and name in {None, model.name}), None
-    )
-    if known is not None:
-        report(Progress(STEP, f"it is here already: {known.name}", finished=True))
-        return known
-    chosen = _free_name(name, stored, digest, home)
-    places = _places(chosen, len(files), home)
-    sizes = [path.stat().st_size for path in files]
-    parts = tuple(ModelPart(*each) for each in zip(places, hashes, sizes, strict=True)) if len(files) > 1 else ()
-    model = ModelFile(
-        chosen,
-        places[0],
-        digest,
-        sum(sizes),
-        str(files[0]),
-        verified=bool(stored.sha256),
-        metadata=metadata,
-        parts=parts,
-    )
-    _link_all(files, places, hard_link=hard_link)
-    write_record(model, places[0], record_path(places[0]))
-    report(Progress(STEP, chosen, finished=True))
-    return model
 
 
 def _free_name(name: str | None, stored: StoredModel, digest: str, home: Home) -> str:
     """The name, if it can be had; without one, the first of NAME, NAME-2, ... that can."""
     taken = {model.name for model in installed(home)}
-    taken |= {entry.name for entry in catalogue(home) if entry.sha256 != digest}
+    taken |= {entry.name for entry in catalogue() if entry.sha256 != digest}
     if name is not None:
-        if not _NAME.fullmatch(name):
-            fix = "Use letters, digits, dots, dashes and underscores."
+        if not is_name(name):
+            fix = "Use letters, digits, dots, dashes and underscores, and no .gguf at the end."
             raise BadInput(f"{name!r} cannot be the name of a model.", fix=fix, field="name", value=name)
         if name in taken or any(path.exists() or path.is_symlink() for path in _places(name, len(stored.files), home)):
             raise BadInput(

@@ -15,6 +15,7 @@ from noa_lab.models._fetch import fetch, find, installed, verify
 from noa_lab.models._file import ModelFile
 from noa_lab.models._import import find_stored, import_model
 from noa_lab.models._listing import ModelList
+from noa_lab.models._local import remember
 from noa_lab.models._quantize import quantization_types, quantize
 from noa_lab.models._reference import LocalPath, Named, PypiFile, parse_reference
 from noa_lab.models._remove import Removal, broken_model, plan_giving_up, plan_removal, remove
@@ -49,7 +50,7 @@ class Models:
     @property
     def default(self) -> str:
         """Catalogue name of the model that is used where none is named."""
-        return catalogue(self._home).default.name
+        return catalogue().default.name
 
     def list(self) -> ModelList:
         """The catalogue's models, then those on disk that it does not name; whether each fits, by a quick look."""
@@ -84,7 +85,7 @@ class Models:
             BadInput: When it is no reference.
         """
         if self.find(ref) is None and isinstance(parse_reference(ref), Named):
-            catalogue(self._home).get(ref)
+            catalogue().get(ref)
 
     def show(
         self, ref: str, *, quick: bool = False, report: Report = silent, cancel: CancelToken | None = None
@@ -166,7 +167,7 @@ class Models:
     def verify(
         self, ref: str | ModelFile | None = None, *, report: Report = silent, cancel: CancelToken | None = None
     ) -> ModelFile:
-        """Read the whole file again and compare its sha256 with the recorded one.
+        """Read the whole file again and compare its sha256 with the recorded one; where there is none, record it.
 
         Args:
             ref: Which model; None for the default model.
@@ -180,7 +181,10 @@ class Models:
             Cancelled: When `cancel` was.
         """
         model = ref if isinstance(ref, ModelFile) else self._here(ref or self.default)
-        return verify(model, report=report, cancel=cancel)
+        found = verify(model, report=report, cancel=cancel)
+        if not model.sha256:
+            remember(found, self._home)
+        return found
 
     def stored(self) -> StoredModels:
         """Models that other tools have on this machine: Hugging Face's cache, Ollama, LM Studio."""

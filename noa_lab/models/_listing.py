@@ -96,19 +96,28 @@ def _cell(text: str, head: str) -> str:
 
 def list_models(home: Home) -> ModelList:
     """The catalogue's models, then those on disk that it does not name; asks no network and starts nothing."""
-    known = catalogue(home)
+    known = catalogue()
     free = free_memory()
     half = {each.name: each.here_bytes for each in unfinished(home)}
-    rows = [_of_entry(entry, home, free, half, default=entry.name == known.default.name) for entry in known]
-    named = {model.path for entry in known if (model := find(entry.name, home)) is not None}
+    here = {entry.name: find(entry.name, home) for entry in known}
+    rows = [
+        _of_entry(entry, here[entry.name], home, free, half, default=entry.name == known.default.name)
+        for entry in known
+    ]
+    named = {model.path for model in here.values() if model is not None}
     others = [model for model in installed(home) if model.name not in known and model.path not in named]
     return ModelList([*rows, *(_of_file(model, home, free) for model in others)])
 
 
 def _of_entry(
-    entry: CatalogueEntry, home: Home, free: FreeMemory, half: Mapping[str, int], *, default: bool
+    entry: CatalogueEntry,
+    here: ModelFile | None,
+    home: Home,
+    free: FreeMemory,
+    half: Mapping[str, int],
+    *,
+    default: bool,
 ) -> ModelListing:
-    here = find(entry.name, home)
     fit = _fit(entry.name if here is None else here, home, free)
     size = here.size_bytes if here is not None else entry.size_bytes
     return ModelListing(

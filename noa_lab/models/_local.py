@@ -11,11 +11,11 @@ from noa_lab.errors import ModelFileBroken, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.models._place import sha256_of_parts
-from noa_lab.models._record import hash_file, read_record, recorded, write_record
+from noa_lab.models._record import hash_file, read_record, record_path, recorded, write_record
 from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
 
-__all__ = ["CHECK", "hashed", "known_local", "local", "unrecorded"]
+__all__ = ["CHECK", "hashed", "known_local", "local", "remember", "unrecorded"]
 
 CHECK = "Check the model"
 
@@ -36,9 +36,15 @@ def local(path: Path, home: Home, report: Report, cancel: CancelToken | None) ->
     if known.sha256:
         return known
     model = hashed(known, report=report, cancel=cancel)
-    write_record(model, model.path, _local_record(model.path, home))
+    remember(model, home)
     report(Progress(CHECK, model.name, finished=True))
     return model
+
+
+def remember(model: ModelFile, home: Home) -> None:
+    """Write down what is known of a model that was not fetched: beside it in the models folder, in the home for one elsewhere."""
+    inside = model.path.is_relative_to(home.models)
+    write_record(model, model.path, record_path(model.path) if inside else _local_record(model.path, home))
 
 
 def known_local(path: Path, home: Home) -> ModelFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
 from noa_lab.runtime import exclusive
 
-__all__ = ["Wanted", "check_hash", "place", "sha256_of_parts"]
+__all__ = ["Wanted", "check_hash", "place", "placing", "sha256_of_parts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,13 @@ def check_hash(sha256: str, source: str, wanted: Wanted, home: Home) -> None:
         )
 
 
+def placing(home: Home) -> AbstractContextManager[None]:
+    """Hold the lock under which names are looked for and taken: two models may want the same one."""
+    folder = home.models / ".incoming"
+    folder.mkdir(exist_ok=True)
+    return exclusive(folder / "placing.lock", STEP, report=silent, cancel=None)
+
+
 def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home) -> ModelFile:
     """Check the bytes, then let the model be seen.
 
@@ -83,8 +91,7 @@ def place(arrived: Arrived, source: str, wanted: Wanted, work: Path, home: Home)
     metadata = read_parts([file.path for file in arrived.files])
     names = part_names(wanted.file) if len(arrived.files) > 1 else (wanted.file,)
     verified = wanted.sha256 is not None or arrived.promised
-    # Two models may have the same file name: only one at a time looks which names are free.
-    with exclusive(work.parent / "placing.lock", STEP, report=silent, cancel=None):
+    with placing(home):
         parts = _parts(_folder(wanted, names, source, home), names, arrived)
         size = sum(part.size_bytes for part in parts)
         single = len(parts) == 1

@@ -16,7 +16,10 @@ from noa_lab.models._catalogue import catalogue
 from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile
 from noa_lab.models._gguf import read_gguf
+from noa_lab.models._place import placing
 from noa_lab.models._record import hash_file, record_path, recorded, write_record
+from noa_lab.models._reference import is_name
+from noa_lab.models.stores import name_for
 from noa_lab.paths import Home
 from noa_lab.runtime import Finished, Runtime, exclusive, run_tool
 
@@ -96,22 +99,26 @@ def quantize(
 
     Raises:
         UnknownName: When this llama.cpp has no such type.
-        BadInput: When the parent is quantised and that is not allowed, or the name is taken.
+        BadInput: When the parent is quantised and that is not allowed, or the name is taken or none.
         DiskFull: When the new file would not fit.
         SetupError: When `llama-quantize` failed, with its last words.
         Cancelled: When `cancel` was.
     """
     kind = _known_type(to, runtime)
-    chosen = name or f"{_OLD_TYPE.sub('', parent.name)}-{kind.lower()}"
+    chosen = name or name_for(f"{_OLD_TYPE.sub('', parent.name)}-{kind.lower()}")
+    if not is_name(chosen):
+        fix = "Use letters, digits, dots, dashes and underscores, and no .gguf at the end."
+        raise BadInput(f"{chosen!r} cannot be the name of a model.", fix=fix, field="name", value=chosen)
     target = home.models / f"{chosen}.gguf"
-    made = recorded(target)
-    if made is not None and parent.sha256 and (made.parent, made.source) == (parent.sha256, _source(parent, kind)):
-        report(Progress(STEP, f"it is here already: {made.name}", finished=True))
-        return made
-    _refuse(parent, chosen, target, home, allow_requantize=allow_requantize)
     work = home.models / ".incoming" / hashlib.sha256(chosen.encode()).hexdigest()[:16]
     work.parent.mkdir(exist_ok=True)
     with exclusive(work.with_suffix(".lock"), STEP, report=report, cancel=cancel):
+        made = recorded(target)
+        if made is not None and parent.sha256 and (made.parent, made.source) == (parent.sha256, _source(parent, kind)):
+            report(Progress(STEP, f"it is here already: {made.name}", finished=True))
+            return made
+        _check_parent(parent, allow_requantize=allow_requantize)
+        _check_name(chosen, target, home)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         options = ("--allow-requantize",) if allow_requantize else ()
@@ -119,7 +126,7 @@ def quantize(
         try:
             check_disk(work, _size_of_result(job, cancel) + _SPARE_BYTES)
             _run(job, report, cancel)
-            return _register(job, chosen, target, report, cancel)
+            return _register(job, chosen, target, home, report, cancel)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -131,7 +138,7 @@ def _known_type(to: str, runtime: Runtime) -> str:
     return to.upper()
 
 
-def _refuse(parent: ModelFile, name: str, target: Path, home: Home, *, allow_requantize: bool) -> None:
+def _check_parent(parent: ModelFile, *, allow_requantize: bool) -> None:
     now = parent.metadata.quantization
     if now not in _FULL_PRECISION and not allow_requantize:
         raise BadInput(
@@ -140,7 +147,10 @@ def _refuse(parent: ModelFile, name: str, target: Path, home: Home, *, allow_req
             field="ref",
             value=parent.name,
         )
-    taken = name in catalogue(home) or any(model.name == name for model in installed(home))
+
+
+def _check_name(name: str, target: Path, home: Home) -> None:
+    taken = name in catalogue() or any(model.name == name for model in installed(home))
     if taken or target.exists() or target.is_symlink():
         raise BadInput(
             f"There is a model named {name!r} already.",
@@ -199,7 +209,7 @@ def _reason(tail: Sequence[str]) -> str:
     return (told or list(tail) or ["it said nothing"])[-1].strip().rstrip(".!")[:300]
 
 
-def _register(job: _Job, name: str, target: Path, report: Report, cancel: CancelToken | None) -> ModelFile:
+def _register(job: _Job, name: str, target: Path, home: Home, report: Report, cancel: CancelToken | None) -> ModelFile:
     """Check what came out, and give it its name; the record is there first."""
     made = job.work / "out.gguf"
     digest = hash_file(made, step=STEP, report=report, cancel=cancel)
@@ -213,8 +223,10 @@ def _register(job: _Job, name: str, target: Path, report: Report, cancel: Cancel
         metadata=read_gguf(made),
         parent=job.parent.sha256,
     )
-    write_record(model, made, record_path(target))
-    made.replace(target)
+    with placing(home):
+        _check_name(name, target, home)  # minutes have passed
+        write_record(model, made, record_path(target))
+        made.replace(target)
     report(Progress(STEP, name, finished=True))
     return model
 

@@ -13,7 +13,7 @@ from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.paths import Home, write_atomic
 
-__all__ = ["hash_file", "read_record", "recorded", "records_of_home", "write_record"]
+__all__ = ["hash_file", "read_record", "record_path", "recorded", "records_of_home", "write_record"]
 
 _CHUNK_BYTES = 2**20
 

@@ -9,7 +9,17 @@ from urllib.parse import unquote, urlsplit
 
 from noa_lab.errors import BadInput
 
-__all__ = ["HubFile", "HubQuant", "LocalPath", "Named", "PypiFile", "Reference", "WebFile", "parse_reference"]
+__all__ = [
+    "HubFile",
+    "HubQuant",
+    "LocalPath",
+    "Named",
+    "PypiFile",
+    "Reference",
+    "WebFile",
+    "is_name",
+    "parse_reference",
+]
 
 _PYPI = re.compile(r"pypi://(?P<dist>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.!+]+)/(?P<member>.+\.gguf)")
 _HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/(?P<file>.+\.gguf)")
@@ -17,6 +27,7 @@ _QUANT = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?:(?P<q
 _HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _HUB_PAGE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/(?:resolve|blob)/(?P<revision>[\w.-]+)/(?P<file>.+\.gguf)")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FORMS = "a catalogue name, hf://owner/repo/file.gguf, owner/repo:QUANT, pypi://dist==version/member.gguf, https://... or a path"
 
 
@@ -81,6 +92,11 @@ class LocalPath:
 
 
 Reference = Named | PypiFile | HubFile | HubQuant | WebFile | LocalPath
+
+
+def is_name(text: str) -> bool:
+    """Whether a model can be called so, and be found by that."""
+    return bool(_NEW_NAME.fullmatch(text)) and not text.lower().endswith(".gguf")
 
 
 def parse_reference(text: str) -> Reference:

@@ -153,4 +153,4 @@ def plan_giving_up(ref: str, home: Home) -> tuple[Removal, str] | None:
     found = next((each for each in unfinished(home) if ref in {each.name, each.source}), None)
     if found is None:
         return None
-    return Removal(found.name, (), found.here_bytes, ("What has arrived of it is thrown away.",), (), ()), found.source
+    return Removal(found.name, (), found.disk_bytes, ("What has arrived of it is thrown away.",), (), ()), found.source

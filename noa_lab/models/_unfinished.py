@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from noa_lab.download import discard, half_fetched
+from noa_lab.download import HalfFetched, discard, half_fetched
 from noa_lab.errors import BadInput, ChecksumMismatch
 from noa_lab.paths import Home, write_atomic
 
@@ -87,7 +87,7 @@ class WorkFolder:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name != _ORDER and not path.name.endswith(_KEPT):
                 path.unlink(missing_ok=True)
-        if not any(path.name != _ORDER for path in self.path.glob("*")) and _here(self.path)[0] == 0:
+        if not any(path.name != _ORDER for path in self.path.glob("*")) and not _here(self.path).here_bytes:
             self.done()
 
 
@@ -100,16 +100,19 @@ class Unfinished:
         source: The reference that it comes from; `get` with it, or with the catalogue's name, continues.
         here_bytes: How much of it is here.
         total_bytes: How much it will be; None where that is not known.
+        disk_bytes: What it takes of the disk: what is here, and what is reserved for the rest.
     """
 
     name: str
     source: str
     here_bytes: int
     total_bytes: int | None
+    disk_bytes: int
 
 
-def unfinished(home: Home) -> list[Unfinished]:
-    """Every download that can be continued, by name."""
+def unfinished(home: Home | None = None) -> list[Unfinished]:
+    """Every download of a home (default: the default home) that can be continued, by name."""
+    home = home or Home.default()
     found = []
     for order in (home.models / _FOLDER).glob(f"*/{_ORDER}"):
         try:
@@ -117,27 +120,27 @@ def unfinished(home: Home) -> list[Unfinished]:
             name, source = str(facts["name"]), str(facts["source"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        here, total = _here(order.parent)
-        found.append(Unfinished(name, source, here, total))
+        half = _here(order.parent)
+        found.append(Unfinished(name, source, half.here_bytes, half.total_bytes, half.disk_bytes))
     return sorted(found, key=lambda each: (each.name, each.source))
 
 
-def discard_unfinished(source: str, home: Home) -> int:
+def discard_unfinished(source: str, home: Home | None = None) -> int:
     """Throw away what has arrived of a download.
 
     Args:
         source: Its reference, as `unfinished` gives it.
-        home: Whose download.
+        home: Whose download; default: the default home.
 
     Returns:
-        Bytes that were thrown away.
+        Bytes of the disk that are free again.
 
     Raises:
         BadInput: When there is none, or it is going on right now.
     """
     from filelock import FileLock, Timeout
 
-    work = next((work for work in _works(home) if work[1] == source), None)
+    work = next((work for work in _works(home or Home.default()) if work[1] == source), None)
     if work is None:
         raise BadInput(
             f"There is no unfinished download from {source!r}.",
@@ -148,7 +151,7 @@ def discard_unfinished(source: str, home: Home) -> int:
     folder = work[0]
     try:
         with FileLock(folder.lock).acquire(timeout=0):
-            here = _here(folder.path)[0]
+            freed = _here(folder.path).disk_bytes
             for target in _targets(folder.path):
                 discard(target)
             folder.done()
@@ -156,7 +159,7 @@ def discard_unfinished(source: str, home: Home) -> int:
         raise BadInput(
             f"{source} is being downloaded right now.", fix="Cancel that download first.", field="source", value=source
         ) from None
-    return here
+    return freed
 
 
 def _works(home: Home) -> list[tuple[WorkFolder, str]]:
@@ -179,10 +182,20 @@ def _targets(folder: Path) -> list[Path]:
     return here + [Path(target) for target in elsewhere]
 
 
-def _here(folder: Path) -> tuple[int, int | None]:
-    """Bytes that are here, and how many there will be."""
-    whole = [path.stat().st_size for path in folder.glob("*") if path.name.endswith((".gguf", ".whl"))]
+def _here(folder: Path) -> HalfFetched:
+    """What is here of all files of a download."""
+    whole = sum(_size(path) for path in folder.glob("*") if path.name.endswith((".gguf", ".whl")))
     parts = [found for found in map(half_fetched, _targets(folder)) if found is not None]
-    totals = [total for _, total in parts]
-    here = sum(whole) + sum(count for count, _ in parts)
-    return here, None if None in totals or not totals else sum(whole) + sum(total or 0 for total in totals)
+    totals = [part.total_bytes for part in parts]
+    return HalfFetched(
+        whole + sum(part.here_bytes for part in parts),
+        None if None in totals or not totals else whole + sum(total or 0 for total in totals),
+        whole + sum(part.disk_bytes for part in parts),
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # whoever fetches it has just put it in its place

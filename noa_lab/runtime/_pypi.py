@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from noa_lab.download import fetch_file
+from noa_lab.download import Order, fetch_file
 from noa_lab.errors import ChecksumMismatch, DownloadFailed, ToolMissing
 from noa_lab.events import CancelToken, Progress, Report, silent
 from noa_lab.runtime._index import find_distribution
@@ -60,18 +60,16 @@ def download_distribution(
     if pinned is not None:
         found = find_distribution(pinned["name"], pinned["version"], binary=binary, cancel=cancel)
         if found.file is not None:
-            return fetch_file(
+            order = Order(
                 found.file.url,
                 into / found.file.name,
                 size_bytes=found.file.size_bytes,
                 sha256=pinned["sha256"],
                 claimed_sha256=found.file.sha256,
                 most_bytes=_MOST_BYTES,
-                step=step,
                 allow_http_loopback=found.on_loopback,
-                report=report,
-                cancel=cancel,
-            ).path
+            )
+            return fetch_file(order, step=step, report=report, cancel=cancel).path
         hurried = () if found.reachable else _HURRIED
     return _by_pip(requirement, into, binary, step, expected_bytes, hurried, report, cancel)
 

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from noa_lab.download import FetchedFile, fetch_file
+from noa_lab.download import FetchedFile, Order, fetch_file
 from noa_lab.errors import DownloadFailed
 from noa_lab.events import CancelToken, Report, silent
 from noa_lab.runtime._archive import find_programs, unpack
@@ -73,21 +73,19 @@ def fetch_release(
     into.mkdir(parents=True, exist_ok=True)
 
     def get(asset: Asset) -> FetchedFile:
-        return fetch_file(
+        order = Order(
             asset.url,
             into / asset.name,
             size_bytes=asset.size_bytes,
             sha256=asset.sha256,
             claimed_sha256=asset.claimed_sha256,
             most_bytes=_MOST_BYTES,
-            step="Download llama.cpp",
             stall_seconds=stall_seconds,
             pause_seconds=pause_seconds,
             allow_http_loopback=allow_http_loopback,
             advice=RELEASE_ADVICE,
-            report=report,
-            cancel=cancel,
         )
+        return fetch_file(order, step="Download llama.cpp", report=report, cancel=cancel)
 
     wanted = (build.asset, *build.companions)
     files = {asset.name: get(asset) for asset in wanted}

@@ -46,7 +46,7 @@ def route(
         home=home,
         runtime=current,
         files=[file for _, file in found],
-        tags={entry.name: entry.tags for entry in catalogue(home)},
+        tags={entry.name: entry.tags for entry in catalogue()},
         memory_bytes=runtime.free_memory().total_bytes,
         call=settings,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from noa_lab.download import FetchedFile, fetch_file, journal_path
+from noa_lab.download import FetchedFile, Order, fetch_file, journal_path
 from noa_lab.download._journal import Journal
 from noa_lab.testing import FileFault, FileServer
 
@@ -38,8 +38,10 @@ class Rig:
         return hashlib.sha256(self.content).hexdigest()
 
     def fetch(self, **options: Any) -> FetchedFile:
+        told = {name: options.pop(name) for name in ("report", "cancel") if name in options}
         options = {"stall_seconds": 1.0, "pause_seconds": 0.01, "spare_bytes": 0} | options
-        return fetch_file(options.pop("url", self.url), self.target, allow_http_loopback=True, **options)
+        order = Order(options.pop("url", self.url), self.target, allow_http_loopback=True, **options)
+        return fetch_file(order, **told)
 
     def fail(self, *faults: FileFault) -> None:
         self.server.fail(self.path, *faults)

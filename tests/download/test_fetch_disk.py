@@ -71,7 +71,7 @@ def test_too_little_space_is_told_beforehand(rig: Rig, disk: Path) -> None:
 def test_too_little_for_the_reservation_leaves_nothing(rig: Rig, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The space was there a moment ago."""
     filler = fill(disk, SIZE // 2)
-    monkeypatch.setattr("noa_lab.download._transfer.check_disk", lambda folder, needed: None)
+    monkeypatch.setattr("noa_lab.download._transfer.check_disk", lambda *_, **__: None)
     with pytest.raises(DiskFull, match="still to come"):
         rig.fetch()
     assert rig.left() == []

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from download_rig import CONTENT, Rig
 
-from noa_lab.download import KINDS, shown
+from noa_lab.download import KINDS, refusal, shown
+from noa_lab.download._faults import header_number
 from noa_lab.errors import BadInput, DownloadFailed
 from noa_lab.testing import FileFault
 
@@ -131,6 +132,13 @@ def test_a_file_that_never_stops_changing_is_named(rig: Rig) -> None:
     with pytest.raises(DownloadFailed) as caught:
         rig.fetch(connections=1)
     assert caught.value.fields["kind"] == "changed"
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "1" * 5000, "-1", "1e3", "", "Wed, 25 Nov 2026 10:00:00 GMT"])
+def test_a_number_that_is_none_is_passed_over(number: str) -> None:
+    """int() would refuse the first two, though str.isdigit() says yes."""
+    assert header_number({"content-length": number}, "content-length") is None
+    assert refusal("https://host/x", 429, {"retry-after": number}).fields["resets_at"] is None
 
 
 def test_nobody_there(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,16 @@ from pathlib import Path
 import pytest
 from download_rig import CONTENT, Rig
 
-from noa_lab.download import FetchedFile, _pieces, discard, journal_path, part_path, shown
+from noa_lab.download import (
+    FetchedFile,
+    _pieces,
+    _write_out,
+    discard,
+    half_fetched,
+    journal_path,
+    part_path,
+    shown,
+)
 from noa_lab.download._journal import Facts, Journal, boot_id
 from noa_lab.download._pieces import PIECE_BYTES
 from noa_lab.errors import Cancelled, ChecksumMismatch, DiskFull, DownloadFailed
@@ -58,6 +68,39 @@ def test_one_connection_is_enough(rig: Rig) -> None:
     assert rig.sent == len(CONTENT)
 
 
+def test_towards_the_end_its_parts_become_small(rig: Rig) -> None:
+    """So that all connections are done at about the same time, and the hash is not far behind."""
+    rig.server.put(rig.path, CONTENT * 4)
+    rig.fetch(connections=1)
+    _, *sizes = [last + 1 - first for first, last in rig.server.ranges(rig.path)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 4 * PIECE_BYTES > PIECE_BYTES >= sizes[-1]
+
+
+def test_a_large_file_is_brought_to_the_disk_while_it_arrives(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, early, sync = [], threading.Event(), os.fsync
+
+    def watched(descriptor: int) -> None:
+        synced.append(threading.current_thread().name)
+        sync(descriptor)
+        early.set()
+
+    def let_the_rest_pass() -> None:
+        early.wait(20)
+        rig.server.valve.limit(None)
+
+    monkeypatch.setattr(_write_out, "_STEP_BYTES", 2**20)
+    monkeypatch.setattr(os, "fsync", watched)
+    rig.server.valve.limit(3_000_000)
+    opener = threading.Thread(target=let_the_rest_pass)
+    opener.start()
+    assert rig.fetch(sha256=rig.sha256, stall_seconds=30).sha256 == rig.sha256
+    opener.join()
+    assert synced[0] == "noa-lab-disk"
+    assert threading.current_thread().name in synced, "and once more before it gets its name"
+    assert download_threads() == []
+
+
 @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
 def test_every_size(rig: Rig, size: int) -> None:
     rig.server.put(rig.path, CONTENT[:size])
@@ -95,10 +138,10 @@ def test_a_receipt_stands_in_for_a_hash_that_nobody_knows(rig: Rig) -> None:
 
 
 def test_a_slow_connection_does_not_hold_up_the_rest(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = CONTENT * 4
+    content = CONTENT * 6
     rig.server.put(rig.path, content)
     monkeypatch.setattr(_pieces, "_SLOW_SECONDS", 0.3)
-    # One connection is given a run of 3 MiB at 400 kB/s; the other has all else within a moment.
+    # One connection is given a run of 4 MiB at 400 kB/s; the other has all else within a moment.
     rig.fail(FileFault("crawl", first=2, seconds=0.02))
     assert rig.fetch(connections=2, stall_seconds=20).sha256 == hashlib.sha256(content).hexdigest()
     slow = rig.server.ranges(rig.path)[2]
@@ -220,6 +263,21 @@ def test_a_part_of_another_file_is_not_continued(rig: Rig) -> None:
     assert rig.fetch(sha256=hashlib.sha256(other).hexdigest()).continued_bytes == 0
 
 
+def test_a_look_at_what_is_half_fetched_may_come_too_late(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process gives the file its name while this one looks."""
+    interrupted(rig)
+    assert half_fetched(rig.target).total_bytes == len(CONTENT)
+    load = Journal.load
+
+    def late(path: Path) -> object:
+        found = load(path)
+        part_path(rig.target).unlink()
+        return found
+
+    monkeypatch.setattr(Journal, "load", late)
+    assert half_fetched(rig.target) is None
+
+
 def test_what_is_half_fetched_can_be_thrown_away(rig: Rig) -> None:
     interrupted(rig)
     discard(rig.target)
@@ -323,8 +381,8 @@ def test_cancelling_is_quick_whatever_the_server_does(rig: Rig, kind: str) -> No
 CHILD = """
 import sys
 from pathlib import Path
-from noa_lab.download import fetch_file
-fetch_file(sys.argv[1], Path(sys.argv[2]), allow_http_loopback=True, spare_bytes=0)
+from noa_lab.download import Order, fetch_file
+fetch_file(Order(sys.argv[1], Path(sys.argv[2]), allow_http_loopback=True, spare_bytes=0))
 """
 
 

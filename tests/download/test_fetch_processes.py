@@ -16,11 +16,12 @@ from noa_lab.errors import DownloadFailed
 CHILD = """
 import sys
 from pathlib import Path
-from noa_lab.download import fetch_file
+from noa_lab.download import Order, fetch_file
 from noa_lab.errors import DownloadFailed
 sys.stdin.readline()
 try:
-    fetch_file(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3], allow_http_loopback=True, spare_bytes=0)
+    order = Order(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3], allow_http_loopback=True, spare_bytes=0)
+    fetch_file(order)
 except (DownloadFailed, OSError) as error:
     print(type(error).__name__, flush=True)
 """

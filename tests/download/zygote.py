@@ -17,7 +17,7 @@ from typing import Any
 import truststore  # noqa: F401 - imported once, here
 import urllib3.connection  # noqa: F401
 
-from noa_lab.download import _journal, _part, fetch_file
+from noa_lab.download import Order, _journal, _part, fetch_file
 
 
 def kill_at(name: str, when: str) -> None:
@@ -55,7 +55,7 @@ def main() -> None:
             try:
                 if order["kill"]:
                     kill_at(*order["kill"])
-                fetch_file(order["url"], Path(order["target"]), allow_http_loopback=True, **order["options"])
+                fetch_file(Order(order["url"], Path(order["target"]), allow_http_loopback=True, **order["options"]))
             except BaseException as error:
                 print(f"in the child: {error!r}", file=sys.stderr, flush=True)
                 os._exit(1)

@@ -88,6 +88,7 @@ def test_quantise_with_progress_and_parent(own_home: Home, model: ModelFile) -> 
         ("Q4_K_X", {"allow_requantize": True}, UnknownName, "Q4_K_X"),
         ("COPY", {"allow_requantize": True}, UnknownName, "COPY"),
         ("Q4_0", {"allow_requantize": True, "name": PARENT}, BadInput, "already"),
+        ("Q4_0", {"allow_requantize": True, "name": "../up"}, BadInput, "cannot be the name"),
         ("IQ2_XXS", {"allow_requantize": True}, SetupError, "imatrix"),
     ],
 )
@@ -159,16 +160,34 @@ def test_a_disk_that_fills_up_meanwhile_is_named(
 @pytest.mark.real
 def test_two_at_once_make_one(own_home: Home) -> None:
     made: list[ModelFile] = []
+    told: list[Progress] = []
     library = Models(own_home)
-    threads = [
-        threading.Thread(target=lambda: made.append(library.quantize(PARENT, "Q4_0", allow_requantize=True)))
-        for _ in range(2)
-    ]
+
+    def work() -> None:
+        made.append(library.quantize(PARENT, "Q4_0", allow_requantize=True, report=told.append))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert made[0] == made[1]
+    assert sum("here already" in each.message for each in told) == 1, "the second one found what the first had made"
+
+
+@pytest.mark.real
+def test_a_name_that_is_taken_meanwhile_stays_whose_it_is(own_home: Home) -> None:
+    target = own_home.models / "four.gguf"
+
+    def report(progress: Progress) -> None:
+        if progress.unit == "tensors" and not target.exists():
+            write_model(target, 5)
+
+    with pytest.raises(BadInput, match="already"):
+        Models(own_home).quantize(PARENT, "Q4_0", name="four", allow_requantize=True, report=report)
+    assert target.stat().st_size < 1_000_000
+    assert not (own_home.models / "four.gguf.json").exists()
+    assert list((own_home.models / ".incoming").glob("*/*")) == []
 
 
 @pytest.mark.real
@@ -333,4 +352,7 @@ def test_a_whole_life_in_the_terminal(own_home: Home, tmp_path: Path) -> None:
     assert noa_lab("remove", "four", "--yes").exit_code == 0
     assert "four" not in noa_lab("list").stdout
     assert "mine" in noa_lab("disk").stdout
+    write_model(own_home.models / "by-hand.gguf")
+    assert "recorded now" in noa_lab("verify", "by-hand").stdout
+    assert "as recorded" in noa_lab("verify", "by-hand").stdout
     assert "No other tool has GGUF models here" in noa_lab("import").stdout

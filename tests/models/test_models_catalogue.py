@@ -34,7 +34,7 @@ ENTRY = "models:\n  - name: mine\n    sources: [hf://a/b/c.gguf]\n    file: c.gg
 
 
 def test_the_built_in_list(tmp_path: Path) -> None:
-    found = catalogue(Home(tmp_path), start=tmp_path)
+    found = catalogue(start=tmp_path)
     assert {"smollm2-135m", "llama-3.2-3b", "mistral-7b", "codellama-7b", "llama-3.1-8b"} < set(found.names())
     assert found.default.name == "smollm2-135m"
     assert found.default.sha256 == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -45,7 +45,7 @@ def test_the_built_in_list(tmp_path: Path) -> None:
 
 
 def test_what_was_not_checked_here_claims_nothing(tmp_path: Path) -> None:
-    for entry in catalogue(Home(tmp_path), start=tmp_path):
+    for entry in catalogue(start=tmp_path):
         if entry.sha256 is None:
             assert entry.size_bytes is None
             assert entry.size.startswith("about")
@@ -56,7 +56,7 @@ def test_what_was_not_checked_here_claims_nothing(tmp_path: Path) -> None:
 
 def test_the_documents_table_is_in_it(tmp_path: Path) -> None:
     """What the plan that this lab follows recommends, and for which task."""
-    found = catalogue(Home(tmp_path), start=tmp_path)
+    found = catalogue(start=tmp_path)
     tasks = {"llama-3.2-3b": "fast-agent", "mistral-7b": "general", "codellama-7b": "code", "llama-3.1-8b": "reasoning"}
     assert all(task in found.get(name).tags for name, task in tasks.items())
     assert {found.get(name).quantization for name in tasks} == {"Q4_K_M"}
@@ -67,12 +67,12 @@ def test_the_documents_table_is_in_it(tmp_path: Path) -> None:
 
 
 def test_every_source_says_the_name_of_the_file(tmp_path: Path) -> None:
-    for entry in catalogue(Home(tmp_path), start=tmp_path):
+    for entry in catalogue(start=tmp_path):
         assert all(source.endswith(f"/{entry.file}") for source in entry.sources)
 
 
 def test_the_shipped_project_file_is_valid() -> None:
-    found = catalogue(Home(ROOT), start=ROOT / "notebooks")
+    found = catalogue(start=ROOT / "notebooks")
     assert found.files[-1] == ROOT / "configs" / "models.yaml"
     assert found.default.name == "smollm2-135m"
 
@@ -82,7 +82,7 @@ def test_the_example_in_the_project_files_comment_is_valid(tmp_path: Path) -> No
     begin = lines.index("# models:")
     example = "\n".join(line.removeprefix("# ") for line in lines[begin:] if line.startswith("#"))
     example = example.replace("0123...", "0" * 64)
-    found = catalogue(Home(tmp_path), start=project(tmp_path, example))
+    found = catalogue(start=project(tmp_path, example))
     assert found.default.name == "qwen-small"
 
 
@@ -91,7 +91,7 @@ def test_the_nearest_file_upward_adds_and_replaces(tmp_path: Path) -> None:
         ENTRY
         + "  - name: mistral-7b\n    sources: [https://example.org/other.gguf]\n    file: other.gguf\n    default: true\n"
     )
-    found = catalogue(Home(tmp_path), start=project(tmp_path, text))
+    found = catalogue(start=project(tmp_path, text))
     assert found.get("mine").file == "c.gguf"
     assert found.get("mistral-7b").file == "other.gguf"
     assert found.default.name == "mistral-7b"
@@ -100,13 +100,13 @@ def test_the_nearest_file_upward_adds_and_replaces(tmp_path: Path) -> None:
 
 def test_replacing_the_default_entry_keeps_a_default(tmp_path: Path) -> None:
     text = "models:\n  - name: smollm2-135m\n    sources: [https://example.org/s.gguf]\n    file: s.gguf\n"
-    assert catalogue(Home(tmp_path), start=project(tmp_path, text)).default.file == "s.gguf"
+    assert catalogue(start=project(tmp_path, text)).default.file == "s.gguf"
 
 
 @pytest.mark.parametrize("text", ["", "models: []\n", "# nothing\n"])
 def test_an_empty_file_adds_nothing(tmp_path: Path, text: str) -> None:
-    built_in = len(catalogue(Home(tmp_path), start=tmp_path))
-    assert len(catalogue(Home(tmp_path), start=project(tmp_path, text))) == built_in
+    built_in = len(catalogue(start=tmp_path))
+    assert len(catalogue(start=project(tmp_path, text))) == built_in
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_an_empty_file_adds_nothing(tmp_path: Path, text: str) -> None:
 )
 def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, line: int, key: str, words: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
-        catalogue(Home(tmp_path), start=project(tmp_path, text))
+        catalogue(start=project(tmp_path, text))
     assert (caught.value.fields["line"], caught.value.fields["key"]) == (line, key)
     assert words in str(caught.value)
     assert "models.yaml" in caught.value.message
@@ -149,7 +149,7 @@ def test_a_wrong_file_is_refused_with_its_line(tmp_path: Path, text: str, line: 
 
 def test_an_unknown_name_offers_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel) as caught:
-        catalogue(Home(tmp_path), start=tmp_path).get("smolm2-135m")
+        catalogue(start=tmp_path).get("smolm2-135m")
     assert caught.value.fields["nearest"] == "smollm2-135m"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -274,6 +276,17 @@ def test_a_broken_file_is_named(own_home: Home, tmp_path: Path) -> None:
         models.fetch("broken.gguf", own_home)
 
 
+def test_without_a_home_the_default_one_is_meant(own_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOA_LAB_HOME", str(own_home.root))
+    for name in models.__all__:
+        found = getattr(models, name)
+        if inspect.isroutine(found):
+            home = inspect.signature(found).parameters.get("home")
+            assert home is None or home.default is None, f"lab.models.{name}"
+    assert models.find("smollm2-135m") is None
+    assert models.installed() == models.unfinished() == []
+
+
 # ---- the real one
 
 
@@ -285,3 +298,20 @@ def test_the_embedded_model(model: ModelFile, real_home: Home) -> None:
     started = time.perf_counter()
     assert models.fetch("smollm2-135m", real_home) == model
     assert time.perf_counter() - started < 0.1
+
+
+@pytest.mark.real
+def test_the_embedded_model_needs_no_network(
+    model: ModelFile, real_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    library = models.Models(real_home)
+    assert library.get() == model == library.verify()
+    assert library.show(model.name)["installed"]
+    assert library.fit(model.name).how == "llama-fit-params"
+    assert next(row for row in library.list() if row.default).installed
+    assert library.disk().uses

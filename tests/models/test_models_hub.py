@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,11 +17,9 @@ from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_l
 from model_rig import entry, litter, random_model, split_model, write_model
 
 from noa_lab import models
-from noa_lab.errors import ChecksumMismatch, DownloadFailed, NoaLabError, UnknownModel
-from noa_lab.events import Progress
-from noa_lab.models._hub_cache import HubCache
-from noa_lab.models._hub_plan import choose
-from noa_lab.models._reference import HubFile, HubQuant
+from noa_lab.errors import ChecksumMismatch, DiskFull, DownloadFailed, NoaLabError, UnknownModel
+from noa_lab.events import CancelToken, Progress
+from noa_lab.models._arrived import SPARE_BYTES
 from noa_lab.paths import Home
 from noa_lab.testing import FakeHub, FileFault
 
@@ -242,46 +241,23 @@ def test_a_small_file_is_known_by_gits_hash(own_home: Home, hub: FakeHub, tmp_pa
     assert found.path.resolve().name == hashlib.sha1(b"blob %d\0" % len(small) + small).hexdigest()
 
 
-# ---- which file is meant
-
-LISTED = [
-    "README.md",
-    "model-Q4_K_M.gguf",
-    "model-Q8_0-00001-of-00002.gguf",
-    "model-Q8_0-00002-of-00002.gguf",
-    "mmproj-model-Q4_K_M.gguf",
-    "BF16/model-BF16-00001-of-00002.gguf",
-]
-
-
-@pytest.mark.parametrize(
-    ("ref", "expected"),
-    [
-        (HubQuant("a/b", "q4_k_m"), ("model-Q4_K_M.gguf",)),
-        (HubQuant("a/b", "Q8_0"), ("model-Q8_0-00001-of-00002.gguf", "model-Q8_0-00002-of-00002.gguf")),
-        (
-            HubFile("a/b", "model-Q8_0-00002-of-00002.gguf"),
-            ("model-Q8_0-00001-of-00002.gguf", "model-Q8_0-00002-of-00002.gguf"),
-        ),
-        (HubFile("a/b", "mmproj-model-Q4_K_M.gguf"), ("mmproj-model-Q4_K_M.gguf",)),
-    ],
-)
-def test_the_file_that_is_meant(ref: Any, expected: tuple[str, ...]) -> None:
-    assert choose(ref, LISTED) == expected
+def test_room_for_all_parts_is_asked_for_before_the_first(
+    own_home: Home, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = split_model(tmp_path / "split", 1_200_000)
+    hub.push(REPO, files)
+    usage = shutil.disk_usage("/")._replace(free=SPARE_BYTES + 2_500_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(DiskFull, match="are needed") as caught:
+            models.fetch(f"{REPO}:F32", own_home)
+    assert caught.value.fields["needed_bytes"] == sum(map(len, files.values())) + SPARE_BYTES
+    assert "HF_HOME" in caught.value.fix, "that is where the bytes go"
+    assert hub.storage.requests == []
+    assert models.fetch(f"{REPO}:F32", own_home).verified
 
 
-@pytest.mark.parametrize(
-    ("ref", "nearest"),
-    [
-        (HubFile("a/b", "model-Q4_K_S.gguf"), "model-Q4_K_M.gguf"),
-        (HubQuant("a/b", "Q2_K"), None),
-        (HubQuant("a/b", "BF16"), "BF16/model-BF16-00001-of-00002.gguf"),
-    ],
-)
-def test_a_file_that_is_not_there(ref: Any, nearest: str | None) -> None:
-    with pytest.raises(UnknownModel, match="a/b") as caught:
-        choose(ref, LISTED)
-    assert caught.value.fields["nearest"] == nearest
+# ---- names that lead elsewhere
 
 
 @pytest.mark.parametrize("file", ["../../x.gguf", "a/../../x.gguf", "..\\x.gguf", "/etc/x.gguf"])
@@ -291,12 +267,6 @@ def test_a_hostile_name_stays_in_the_cache(own_home: Home, hub: FakeHub, big: by
     with pytest.raises(NoaLabError):
         models.fetch(f"{REPO}:x", own_home)
     assert sorted(path for path in tmp_path.rglob("*") if path.suffix == ".gguf") == before
-
-
-@pytest.mark.parametrize("etag", ["../x", "a" * 63, "A" * 64, ""])
-def test_a_hostile_hash_is_no_path(tmp_path: Path, etag: str) -> None:
-    with pytest.raises(ValueError, match=r".*"):
-        HubCache(tmp_path, "a/b").blob(etag)
 
 
 # ---- who may have it
@@ -365,6 +335,28 @@ def test_each_fault_of_the_hub_is_named(own_home: Home, pushed: FakeHub, fault: 
     with pytest.raises(DownloadFailed) as caught:
         models.fetch(REF, own_home)
     assert caught.value.fields["kind"] == kind
+    assert litter(own_home) == []
+
+
+def test_a_hub_that_is_busy_for_a_moment_is_waited_for(
+    own_home: Home, pushed: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    seen: list[Progress] = []
+    monkeypatch.setattr(CancelToken, "wait", lambda self, seconds: waited.append(seconds))
+    pushed.fault = "down"
+    with pytest.raises(DownloadFailed):
+        models.fetch(REF, own_home, report=seen.append)
+    assert waited == [0.5, 1.0]
+    assert any("next attempt" in progress.message for progress in seen)
+
+
+def test_a_repository_that_is_gone_leads_to_the_next_source(own_home: Home, pushed: FakeHub, tmp_path: Path) -> None:
+    entry(tmp_path, "hf://owner/gone/x.gguf", f"hf://{REPO}/Renamed.gguf", REF)
+    assert models.fetch("tiny", own_home).source == REF
+    entry(tmp_path, "hf://owner/gone/x.gguf", "hf://owner/moved/x.gguf", file="Other.gguf")
+    with pytest.raises(DownloadFailed, match="owner/gone.*owner/moved"):
+        models.fetch("tiny", own_home)
     assert litter(own_home) == []
 
 

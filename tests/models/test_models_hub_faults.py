@@ -11,7 +11,7 @@ import pytest
 from model_rig import litter, random_model, split_model
 
 from noa_lab import models
-from noa_lab.download import KINDS, fetch_file
+from noa_lab.download import KINDS, Order
 from noa_lab.errors import DownloadFailed
 from noa_lab.models import ModelFile, _hub
 from noa_lab.paths import Home
@@ -88,7 +88,7 @@ def other_host() -> Iterator[FileServer]:
 
 @pytest.fixture
 def pushed(hub: FakeHub, shape: Shape, other_host: FileServer, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    monkeypatch.setattr(_hub, "fetch_file", functools.partial(fetch_file, stall_seconds=0.7, pause_seconds=0.01))
+    monkeypatch.setattr(_hub, "Order", functools.partial(Order, stall_seconds=0.7, pause_seconds=0.01))
     other_host.put("/copy", shape.victim)
     hub.push(REPO, shape.files)
     return hub

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from noa_lab.download import FetchedFile, check_address, fetch_file, shown
+from noa_lab.download import FetchedFile, Order, check_address, fetch_file, shown
 from noa_lab.errors import ArchiveUnsafe, BadInput, ChecksumMismatch, DownloadFailed, SetupError
 from noa_lab.events import Progress
 from noa_lab.runtime import Runtime, _release_find
@@ -42,7 +42,8 @@ def find(api: FakeReleaseApi, tag: str = TAG, **options: Any) -> tuple[str, tupl
 def get(api: FakeReleaseApi, folder: Path, **options: Any) -> FetchedFile:
     url = f"{api.base_url}/download/{TAG}/{NAME}"
     options = {"stall_seconds": 0.5, "pause_seconds": 0.01} | options
-    return fetch_file(url, folder / NAME, allow_http_loopback=True, **options)
+    told = {name: options.pop(name) for name in ("report", "cancel") if name in options}
+    return fetch_file(Order(url, folder / NAME, allow_http_loopback=True, **options), **told)
 
 
 def left(folder: Path) -> list[str]:
@@ -254,7 +255,7 @@ def test_plain_http_needs_the_flag_even_here(api: FakeReleaseApi, tmp_path: Path
     with pytest.raises(BadInput):
         find_release(TAG, mirror=api.base_url)
     with pytest.raises(DownloadFailed) as caught:
-        fetch_file(f"{api.base_url}/download/{TAG}/{NAME}", tmp_path / NAME)
+        fetch_file(Order(f"{api.base_url}/download/{TAG}/{NAME}", tmp_path / NAME))
     assert caught.value.fields["kind"] == "not encrypted"
     assert api.requests == []
 

@@ -81,7 +81,7 @@ def find_fit(
     if isinstance(reference, LocalPath):
         read_header_of(reference.path)  # says what is wrong with it
     if isinstance(reference, Named):
-        entry = catalogue(home).get(reference.name)
+        entry = catalogue().get(reference.name)
         return _fit_of_entry(entry, home, settings, way, free)
     heads = _heads(str(ref), home, way)
     return _fit_of_heads(str(ref), heads, home, settings, way, free)

@@ -121,7 +121,10 @@ def recall_heads(home: Home, ref: str, *, days: float = _DAYS_KEPT) -> list[Head
             return []
         heads = []
         for part in index["parts"]:
-            unpacked = zlib.decompressobj().decompress(data[at : at + part["packed"]], MOST_HEAD_BYTES)
+            unpacker = zlib.decompressobj()
+            unpacked = unpacker.decompress(data[at : at + part["packed"]], MOST_HEAD_BYTES)
+            if not unpacker.eof:
+                return []
             heads.append(Head(unpacked, int(part["size"]), str(part["name"])))
             at += part["packed"]
         return heads
