@@ -122,11 +122,14 @@ def fit(ref: str | None, as_json: bool, quick: bool, **settings: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def verify(ref: str | None, as_json: bool) -> None:
     """Read the whole file again and compare its sha256 with the recorded one (default: the default model)."""
-    model = Lab().models.verify(ref, report=TerminalReport())
+    library = Lab().models
+    before = library.find(ref or library.default)
+    model = library.verify(ref, report=TerminalReport())
     if as_json:
         print_json(model.as_dict())
     else:
-        click.echo(f"{model.name}: sha256 {model.sha256}, as recorded")
+        words = "as recorded" if before is not None and before.sha256 else "recorded now; none was known before"
+        say(f"{model.name}: sha256 {model.sha256}, {words}")
 
 
 @models.command("import")

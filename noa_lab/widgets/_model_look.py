@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput, NoaLabError, UnknownModel
@@ -74,8 +74,10 @@ class Found:
 
     @property
     def half(self) -> bool:
-        """Whether an interrupted download of it is here."""
-        return any(row.name == self.chosen and row.here_bytes for row in self.here.rows)
+        """Whether an interrupted download of it is here; of a reference that has no name only the disk knows."""
+        listed = any(row.name == self.chosen and row.here_bytes for row in self.here.rows)
+        uses = (use for use in self.here.disk.uses if use.kind == "unfinished")
+        return listed or any(self.chosen in {use.name, use.path} for use in uses)
 
 
 def look_here(models: Models, asked: int) -> Here:
@@ -95,8 +97,10 @@ def look_at_model(models: Models, here: Here, form: Form, closer: Closer | None)
     found = Found(here, chosen, details, problem, fit, fit_problem, mistakes, None)
     if not (found.installed or found.half):
         return found
-    plan = models.plan_removal(chosen)
-    return Found(here, chosen, details, problem, fit, fit_problem, mistakes, plan)
+    try:
+        return replace(found, plan=models.plan_removal(chosen))
+    except UnknownModel:  # it went since everything was looked at
+        return found
 
 
 def memory_settings(form: Form) -> dict[str, Any]:

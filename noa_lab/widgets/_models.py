@@ -129,21 +129,29 @@ class ModelPanel(Panel):
     def do_verify(self) -> None:
         """Read the whole file again and compare its hash."""
         ref = words(self._form, "model") or None
+        found: Found | None = self._facts
+        known = found is not None and found.details is not None and bool(found.details.get("sha256"))
+        what = "has the bytes that were recorded" if known else "is recorded now; its hash was not known before"
 
         def work(report: Report, cancel: CancelToken) -> ModelFile:
             return self.lab.models.verify(ref, report=report, cancel=cancel)
 
-        self._work("Verifying the model", work, lambda model: self._tell_of(model, "has the bytes that were recorded"))
+        self._work("Verifying the model", work, lambda model: self._tell_of(model, what))
 
     def do_fit(self) -> None:
         """Look closer at whether the chosen model fits."""
         settings = memory_settings(self._form)
-        chosen = self._facts.chosen if self._facts is not None else words(self._form, "model")
+        chosen = self._chosen()
 
         def work(report: Report, cancel: CancelToken) -> Fit:
             return self.lab.models.fit(chosen or None, report=report, cancel=cancel, **settings)
 
         self._work("Looking at its memory", work, lambda fit: self._looked_closer(Closer(chosen, settings, fit)))
+
+    def _chosen(self) -> str:
+        """The model that is chosen; before the first look the one that is typed."""
+        found: Found | None = self._facts
+        return found.chosen if found is not None else words(self._form, "model")
 
     def _looked_closer(self, closer: Closer) -> None:
         self._closer = closer
@@ -154,7 +162,7 @@ class ModelPanel(Panel):
         to = words(self._form, "to")
         if not to:
             raise BadInput("No type is chosen yet.", fix="Choose one, for example Q4_K_M.", field="to", value="")
-        ref = self._facts.chosen
+        ref = self._chosen()
         allow = ticked(self._form, "requantize")
 
         def work(report: Report, cancel: CancelToken) -> ModelFile:

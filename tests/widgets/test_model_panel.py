@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from test_panels import block, blocks, button, eventually, send
 
 from noa_lab.errors import RuntimeMissing
 from noa_lab.events import Progress
+from noa_lab.models import DiskUse, Removal
 from noa_lab.widgets import ModelPanel
 
 
@@ -100,6 +102,16 @@ def test_an_interrupted_download_is_gone_on_with(lab, opened):
     assert panel.settle()
     assert panel.model.name == "half-1b"
     assert not actions(panel)["get"]["enabled"]
+
+
+def test_so_is_one_of_a_reference_that_has_no_name(lab, opened):
+    ref, disk = "hf://owner/repo/x.gguf", lab.models.disk()
+    half = replace(disk, uses=(*disk.uses, DiskUse("x", "unfinished", 5_000_000, ref)))
+    lab.models.disk = lambda: half
+    lab.models.plan_removal = lambda _: Removal("x", (), 5_000_000, (), (), ())
+    panel = opened(ModelPanel(ref, lab=lab))
+    assert actions(panel)["get"]["label"] == "Go on getting it"
+    assert "frees 5.0 MB" in block(panel, "removal")["text"]
 
 
 def test_progress_says_how_fast_and_how_long(lab, opened):
