@@ -129,14 +129,18 @@ class ModelPanel(Panel):
     def do_verify(self) -> None:
         """Read the whole file again and compare its hash."""
         ref = words(self._form, "model") or None
-        found: Found | None = self._facts
-        known = found is not None and found.details is not None and bool(found.details.get("sha256"))
-        what = "has the bytes that were recorded" if known else "is recorded now; its hash was not known before"
 
-        def work(report: Report, cancel: CancelToken) -> ModelFile:
-            return self.lab.models.verify(ref, report=report, cancel=cancel)
+        def work(report: Report, cancel: CancelToken) -> tuple[ModelFile, bool]:
+            before = self.lab.models.find(ref or self.lab.models.default)
+            known = before is not None and bool(before.sha256)
+            return self.lab.models.verify(ref, report=report, cancel=cancel), known
 
-        self._work("Verifying the model", work, lambda model: self._tell_of(model, what))
+        def done(found: tuple[ModelFile, bool]) -> None:
+            model, known = found
+            told = "has the bytes that were recorded" if known else "is recorded now; its hash was not known before"
+            self._tell_of(model, told)
+
+        self._work("Verifying the model", work, done)
 
     def do_fit(self) -> None:
         """Look closer at whether the chosen model fits."""

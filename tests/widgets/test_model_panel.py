@@ -6,6 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from panel_fake_models import MODEL
 from test_panels import block, blocks, button, eventually, send
 
 from noa_lab.errors import RuntimeMissing
@@ -142,6 +143,10 @@ def test_verify(lab, opened):
     send(panel, "verify")
     assert panel.settle()
     assert "has the bytes that were recorded" in panel.view["messages"][0]["text"]
+    lab.models.find = lambda _: replace(MODEL, sha256="")
+    send(panel, "verify", seq=2)
+    assert panel.settle()
+    assert "recorded now" in panel.view["messages"][0]["text"]
     absent = opened(ModelPanel("big-8b", lab=lab))
     assert not actions(absent)["verify"]["enabled"]
 
