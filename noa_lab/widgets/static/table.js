@@ -77,7 +77,9 @@ function cell(context, action) {
       if (action) put(words, "aria-pressed", now.chosen === null ? null : String(now.chosen));
       marks.hidden = !now.marks.length;
       keep(marks, now.marks, (_, index) => String(index), () => {
+        // The words beside it say all; read out, its own "Error" would make a fault of an answer that scores 0.
         const mark = sign();
+        put(mark, "aria-hidden", "true");
         const name = make("span");
         const one = make("span", { class: "noa-mark" }, mark, name);
         return { element: one, update: (pair) => (mark.show(pair[0]), say(name, pair[1])) };
