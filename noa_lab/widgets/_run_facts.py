@@ -143,7 +143,7 @@ def _means(run: Run, cells: pd.DataFrame) -> Block:
     for arm, group in sorted(arms, key=lambda pair: order.index(pair[0][0])):
         scores = [group.groupby("input_id")[f"score.{name}"].mean().mean() for name in scorers]
         names = [
-            _sampling(grid.sampling[part]) if head == "sampling" else str(part)
+            _sampling(grid.sampling[part], grid.sampling) if head == "sampling" else str(part)
             for head, part in zip(by, arm, strict=True)
         ]
         rows.append([*names, str(group["input_id"].nunique()), str(len(group)), *(_number(score) for score in scores)])
@@ -162,7 +162,7 @@ def _answers(run: Run, cells: pd.DataFrame, offset: int) -> Block:
     several = (True, len(grid.models) > 1, len(grid.sampling) > 1)
     rows: list[list[str | Block]] = []
     for found, model, sampling in shown:
-        names = (_input(found), model, _sampling(grid.sampling[sampling]))
+        names = (_input(found), model, _sampling(grid.sampling[sampling], grid.sampling))
         answers = [_answer(places.get((found.id, model, sampling, prompt)), scorers) for prompt in prompts]
         rows.append([*(clip(name, 160) for name, wanted in zip(names, several, strict=True) if wanted), *answers])
     heads = [head for head, wanted in zip(("Input", "Model", "Sampling"), several, strict=True) if wanted]
@@ -186,8 +186,14 @@ def _input(found: Input) -> str:
     return f"{found.id}: {clip(' '.join(first.split()), 90)}" if first else found.id
 
 
-def _sampling(config: InferenceConfig) -> str:
-    return ", ".join(f"{name} {getattr(config, name)}" for name in sorted(config.model_fields_set)) or "defaults"
+def _sampling(config: InferenceConfig, every: Sequence[InferenceConfig]) -> str:
+    """One of a run's samplings by the fields in which they differ; a run that was stored has all fields set."""
+    differ = [
+        name
+        for name in type(config).model_fields
+        if any(getattr(each, name) != getattr(config, name) for each in every)
+    ]
+    return ", ".join(f"{name} {getattr(config, name)}" for name in differ)
 
 
 def _answer(cells: pd.DataFrame | None, scorers: Sequence[str]) -> str | Block:

@@ -370,3 +370,11 @@ def test_the_fake_run_has_the_names_of_the_real_one(lab):
         assert hasattr(run, name)
     assert isinstance(run.progress(), RunProgress)
     assert time.monotonic()
+
+
+def test_samplings_are_told_apart_by_what_differs():
+    from noa_lab.inference import InferenceConfig
+    from noa_lab.widgets._run_facts import _sampling
+
+    cold, warm = (InferenceConfig(**InferenceConfig(temperature=each).model_dump()) for each in (0.0, 1.0))
+    assert [_sampling(each, (cold, warm)) for each in (cold, warm)] == ["temperature 0.0", "temperature 1.0"]
