@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from noa_lab.experiments._prompt_tokens import UNKNOWN_TEMPLATE, prompt_tokens
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.grid._grid import Grid
-from noa_lab.inference import ChatMessage
-from noa_lab.inference.batch import Prefixes
 
 __all__ = ["Estimate", "estimate"]
 
 _LOOKED_AT = 2_000
 """Conversations that are compared with each other; a larger grid is judged by as many of it."""
-
-_CHARACTERS = 4.0
-"""Characters of a token, for most texts and tokenizers."""
-
-_TURN_TOKENS = 6
-"""Tokens that a chat template puts around a turn."""
 
 _GENERATED = 1.3
 """What a generated token costs, in evaluated ones, where several answers grow side by side."""
@@ -34,7 +27,7 @@ class Estimate:
 
     Attributes:
         cells: Answers.
-        prompt_tokens: Tokens of their prompts, each counted once for each answer.
+        prompt_tokens: Tokens of their prompts after the chat template, each counted once for each answer.
         evaluated_tokens: Those that have to be evaluated when what prompts share is evaluated once.
         answer_tokens: Tokens of the answers, at most.
         minutes: Time at most; None where nothing like it has been run here yet.
@@ -80,41 +73,35 @@ def _minutes(minutes: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
-def estimate(grid: Grid, past: Sequence[Plan] = ()) -> Estimate:
+def estimate(grid: Grid, past: Sequence[Plan] = (), templates: Mapping[str, str | None] | None = None) -> Estimate:
     """What a grid will take.
 
-    Nothing is asked and no model is loaded: tokens are counted from characters, time from earlier runs of the same models on this
-    machine.
+    Nothing is asked and no model is loaded: tokens are counted from characters and the models' chat templates, time from earlier runs
+    of the same models on this machine.
 
     Args:
         grid: The grid.
         past: Plans of earlier runs, the newest first.
+        templates: By model: its chat template, None where it has none; of a model that is missing here the usual one is taken.
 
     Raises:
         TemplateInvalid: When a template uses a variable that an input lacks.
     """
     rendered = grid.render()
-    places = list(itertools.islice(rendered, _LOOKED_AT))
-    texts = [_packed(rendered[place]) for place in places]
-    prefixes = Prefixes(texts)
-    scale = len(rendered) / max(1, len(places))
-    turns = sum(len(rendered[place]) for place in places)
+    conversations = [rendered[place] for place in itertools.islice(rendered, _LOOKED_AT)]
+    scale = len(rendered) / max(1, len(conversations))
     repeats = sum(1 if config.greedy else grid.repeats for config in grid.sampling)
     models = max(1, len(grid.models))
     share = len(grid) / max(1, len(rendered) * models * repeats)
-    once = prefixes.total / _CHARACTERS + turns * _TURN_TOKENS
-    least = prefixes.minimum / _CHARACTERS + turns * _TURN_TOKENS / max(1, len(grid.prompts))
-    everything = int(once * scale * models * repeats * share)
-    evaluated = int(least * scale * models * share) + len(grid) - int(len(rendered) * models * share)
+    used = [(templates or {}).get(model, UNKNOWN_TEMPLATE) for model in grid.models or ("",)]
+    counted = {template: prompt_tokens(conversations, template) for template in used}
+    once, least = (sum(counted[template][which] for template in used) for which in (0, 1))
+    everything = int(once * scale * repeats * share)
+    evaluated = int(least * scale * share) + len(grid) - int(len(rendered) * models * share)
     longest = sum(config.max_tokens * (1 if config.greedy else grid.repeats) for config in grid.sampling)
     answers = int(len(rendered) * models * longest * share)
     minutes, basis = _time(grid, evaluated, answers, past)
     return Estimate(len(grid), everything, min(evaluated, everything), answers, minutes, basis)
-
-
-def _packed(messages: Sequence[ChatMessage]) -> bytes:
-    """A conversation as characters of four bytes, which compare as packed tokens do."""
-    return "\x1e".join(f"{turn.role.value}\x1f{turn.content}" for turn in messages).encode("utf-32-be", "surrogatepass")
 
 
 def _time(grid: Grid, evaluated: int, answers: int, past: Sequence[Plan]) -> tuple[float | None, str]:

@@ -174,7 +174,9 @@ class Comparisons(abc.ABC):
             for ref, plan in provenance.get("plans", {}).items()
             if provenance.get("identities", {}).get(ref) == known.get(ref)
         ]
-        return experiments.estimate(grid, past)
+        here = {ref: self._here(ref) for ref in grid.models}
+        templates = {ref: model.metadata.chat_template for ref, model in here.items() if model is not None}
+        return experiments.estimate(grid, past, templates)
 
     def newest_run(self, grid: Grid, *, executor: Requested = "auto") -> Run | None:
         """The run of this grid that `compare` would go on with, in whatever state it is; None where there is none. Starts nothing.
@@ -266,12 +268,14 @@ class Comparisons(abc.ABC):
     def _get(self, ref: str, wish: EngineWish) -> ModelFile:
         return get_model(self.server_config(), ref, self.models, report=wish.report, cancel=wish.cancel)
 
+    def _here(self, ref: str) -> ModelFile | None:
+        """The model, if its bytes are on this machine."""
+        reference = resolve_model(self.server_config(), ref, self.models)
+        return self.models.get(reference) if Path(reference).is_file() else self.models.find(reference)
+
     def _identity(self, ref: str) -> dict[str, Any]:
         """What answers for this model come from, known without a server; a model that is not here yet has no sha256."""
-        reference = resolve_model(self.server_config(), ref, self.models)
-        found: ModelFile | None = (
-            self.models.get(reference) if Path(reference).is_file() else self.models.find(reference)
-        )
+        found = self._here(ref)
         known: dict[str, Any] = {"runtime": runtime.current(self.home).id}
         return known | ({"model_sha256": found.sha256} if found is not None and found.sha256 else {})
 

@@ -15,7 +15,9 @@ import psutil
 import pytest
 from comparison_rig import wait_for
 
-from noa_lab.experiments import Grid, load_comparison, score
+from noa_lab.experiments import Grid, Prompt, load_comparison, score
+from noa_lab.inference import EmbeddedEngine
+from noa_lab.inference.batch import Prefixes, packed
 from noa_lab.workbench import Lab
 
 pytestmark = pytest.mark.real
@@ -28,6 +30,20 @@ def lab(home, runtime, model):
     made = Lab(home)
     yield made
     made.store.close()
+
+
+def test_an_estimate_of_short_prompts_is_near_what_the_tokenizer_counts(lab, model):
+    prompts = {
+        "plain": "Name a colour of {{ thing }}.",
+        "system": Prompt(system="Be brief.", user="What is {{ thing }}?"),
+    }
+    things = [{"thing": thing} for thing in ("snow", "the sky", "grass")]
+    grid = Grid(prompts, things, ["smollm2-135m"], [{"temperature": 0.0, "max_tokens": 4}])
+    found = lab.estimate(grid)
+    with EmbeddedEngine(model.path, context_size=256, threads=1) as engine:
+        tokens = [engine.tokenize(engine.render(turns)) for turns in grid.render().values()]
+    assert found.prompt_tokens == pytest.approx(sum(map(len, tokens)), rel=0.2)
+    assert found.evaluated_tokens == pytest.approx(Prefixes([packed(each) for each in tokens]).minimum, rel=0.25)
 
 
 def small_demo(inputs: int) -> tuple[Grid, tuple]:

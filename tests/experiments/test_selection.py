@@ -111,3 +111,27 @@ def test_an_estimate_of_a_large_grid_is_quick_and_in_proportion():
     grid = Grid({"a": "{{ t }} A", "b": "{{ t }} B"}, [{"t": f"text {number}"} for number in range(5000)], ["m"])
     small = grid.replace(inputs=grid.inputs[:500])
     assert estimate(grid).prompt_tokens == pytest.approx(10 * estimate(small).prompt_tokens, rel=0.1)
+
+
+SMALL_TALK = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ADDED = len(["<|im_start|>", "system", "\n", "You", "are", "a", "helpful", "assistant", ".", "<|im_end|>", "\n"])
+
+
+def test_what_a_chat_template_adds_is_counted_and_shared_as_everything_else():
+    grid = made(inputs=INPUTS[:2], models=["m"], sampling=[{"temperature": 0.0, "max_tokens": 8}])
+    plain, more = estimate(grid), estimate(grid, templates={"m": SMALL_TALK})
+    assert more.prompt_tokens - plain.prompt_tokens == 4 * ADDED
+    assert more.evaluated_tokens - plain.evaluated_tokens == ADDED
+    two = grid.replace(models=["m", "n"])
+    assert estimate(two, templates={"m": SMALL_TALK}).prompt_tokens == plain.prompt_tokens + more.prompt_tokens
+
+
+@pytest.mark.parametrize("template", [None, "{% if %}", "{{ raise_exception('no') }}", "{{ messages[0].role }}"])
+def test_an_estimate_needs_no_template_and_minds_no_broken_one(template):
+    grid = made(inputs=INPUTS[:2], models=["m"])
+    found = estimate(grid, templates={"m": template})
+    assert found.prompt_tokens == pytest.approx(estimate(grid).prompt_tokens, rel=0.35)
