@@ -85,9 +85,9 @@ class ServerApi:
         except ContextOverflow as error:
             error.fields["max_tokens"] = body.get("n_predict")
             raise
-        for index, part in enumerate(answers.parts):
-            if part.last and part.last.get("stop_type") == "limit" and part.unseen and body.get("stop"):
-                answers.add(index, await self._held_back(part.unseen, body["stop"]))
+        stops = body.get("stop") or ()
+        for index, tokens in answers.held_back(stops):
+            answers.release(index, await self.detokenize(tokens), stops)
         return answers.responses()
 
     async def chat(self, body: Mapping[str, Any], emit: Emit) -> ChatResponse:
@@ -159,12 +159,6 @@ class ServerApi:
             text=answers.text,
             url=url,
         )
-
-    async def _held_back(self, tokens: list[int], stops: Sequence[str]) -> str:
-        """Text that the server held back because a stop text might have begun, and never sent: streams lose it at the length limit."""
-        text = (await self.detokenize(tokens)).removesuffix("\ufffd")
-        begun = any(stop.startswith(text[at:]) for stop in stops for at in range(len(text)))
-        return text if begun else ""
 
     # Everything else
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from noa_lab.inference._completion import TokenLogprob
@@ -99,10 +99,29 @@ class GrowingCompletion(GrowingAnswers):
         part.tokens.extend(tokens)
         part.unseen.extend(tokens)
         part.probabilities.extend(read_probabilities(event.get("completion_probabilities") or ()))
-        self.add(index, event.get("content") or "")
+        self._add(index, event.get("content") or "")
 
-    def add(self, index: int, piece: str) -> None:
-        """Take text that came, or that the server held back."""
+    def held_back(self, stops: Sequence[str]) -> list[tuple[int, list[int]]]:
+        """Tokens whose text the server kept because a stop text might have begun, and never sent: streams lose it at the length limit.
+
+        Args:
+            stops: The stop texts of the request.
+
+        Returns:
+            Index of the answer, and the tokens, whose text goes to `release`.
+        """
+        ended = [
+            (index, part) for index, part in enumerate(self.parts) if (part.last or {}).get("stop_type") == "limit"
+        ]
+        return [(index, part.unseen) for index, part in ended if part.unseen and stops]
+
+    def release(self, index: int, text: str, stops: Sequence[str]) -> None:
+        """Take the text of tokens that were held back, if that was why; half a character is left out."""
+        text = text.removesuffix("\ufffd")
+        if any(stop.startswith(text[at:]) for stop in stops for at in range(len(text))):
+            self._add(index, text)
+
+    def _add(self, index: int, piece: str) -> None:
         if piece:
             self.parts[index].unseen.clear()
             self.parts[index].pieces.append(piece)

@@ -17,10 +17,7 @@ from noa_lab.inference._loop import background
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Connection", "checked_address", "is_loopback", "refusal"]
-
-_KEEP_ALIVE_SECONDS = 4.0
-"""llama-server closes idle connections after 5 s; ours are given up before that."""
+__all__ = ["Connection", "as_json", "checked_address", "checked_patience", "is_loopback", "refusal"]
 
 _ORPHANS: list[object] = []
 """Clients of a parent process or a closed loop: kept, because collecting them would touch what is not ours."""
@@ -35,12 +32,12 @@ class Connection:
         patience: Seconds without any sign of life after which a request is given up.
 
     Raises:
-        BadInput: For an address that cannot be one.
+        BadInput: For an address that cannot be one, or no time at all.
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
         self.base_url = checked_address(base_url)
-        self.patience = patience
+        self.patience = checked_patience(patience)
         self._api_key = api_key
         self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -56,17 +53,17 @@ class Connection:
     def _new_client(self) -> httpx.AsyncClient:
         import httpx
 
+        from noa_lab.inference._transport import Transport
+
         headers = {"Authorization": self.authorization} if self._api_key else {}
+        proxied = _is_proxied(self.base_url)
         return httpx.AsyncClient(
             base_url=self.base_url,
             headers=headers,
             timeout=httpx.Timeout(None, connect=5.0),
-            limits=httpx.Limits(
-                max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEP_ALIVE_SECONDS
-            ),
-            trust_env=not is_loopback(
-                self.base_url
-            ),  # a proxy from the environment cannot reach this machine's servers
+            limits=httpx.Limits(max_connections=None),
+            trust_env=proxied,
+            transport=None if proxied else Transport(self.base_url),
         )
 
     def _pool(self) -> httpx.AsyncClient:
@@ -98,48 +95,32 @@ class Connection:
     ) -> AsyncIterator[httpx.Response]:
         """Send a request and hand out the response once its status is known and good; leaving closes the connection.
 
-        A pooled connection that the server had closed meanwhile is replaced, once; nothing else is sent twice.
+        A kept connection that the server had closed meanwhile is replaced, once; nothing else is sent twice.
 
         Raises:
             Unreachable: When nothing answers.
             RequestRefused: When the server answers with an error.
             ContextOverflow: When it says that the prompt does not fit.
+            BadInput: When the body cannot be written as JSON.
         """
-        content = None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-        async with contextlib.AsyncExitStack() as stack:
-            response = await self._send(method, path, content, stack)
+        content = None if body is None else as_json(body)
+        response = await self._send(method, path, content)
+        try:
             if response.status_code >= 400:
                 raise refusal(response.status_code, await response.aread(), self.base_url + path)
             yield response
+        finally:
+            await _let_go(response)
 
-    async def _send(
-        self, method: str, path: str, content: bytes | None, stack: contextlib.AsyncExitStack
-    ) -> httpx.Response:
+    async def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         import httpx
 
-        fresh = False
-
-        async def trace(event: str, _: object) -> None:
-            nonlocal fresh
-            fresh = fresh or event.startswith("connection.connect_")
-
         client = self._pool()
-        for attempt in range(2):
-            request = client.build_request(
-                method, path, content=content, headers={"Content-Type": "application/json"}, extensions={"trace": trace}
-            )
-            try:
-                response = await client.send(request, stream=True)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
-                if fresh or attempt:
-                    raise self.unreachable(error) from error
-                client = await stack.enter_async_context(self._new_client())
-            except httpx.TransportError as error:
-                raise self.unreachable(error) from error
-            else:
-                stack.push_async_callback(response.aclose)
-                return response
-        raise AssertionError
+        request = client.build_request(method, path, content=content, headers={"Content-Type": "application/json"})
+        try:
+            return await client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise self.unreachable(error) from error
 
     def unreachable(self, error: BaseException | str) -> Unreachable:
         """The error for a server that does not answer."""
@@ -175,10 +156,49 @@ class Connection:
 
     async def alive(self, within: float = 2.0) -> bool:
         """Whether `/health` says yes within some seconds."""
-        with contextlib.suppress(NoaLabError, TimeoutError):
+        import httpx
+
+        with contextlib.suppress(NoaLabError, TimeoutError, httpx.HTTPError):
             async with asyncio.timeout(within), self.open("GET", "/health"):
                 return True
         return False
+
+
+async def _let_go(response: httpx.Response) -> None:
+    """Close a response, and part it from its stream.
+
+    In httpx (0.28) the two refer to each other. Of answers that take long, Python's collector would find that only when it next goes
+    through all there is, and until then a busy process would keep hundreds that nobody needs.
+    """
+    import httpx
+
+    await response.aclose()
+    response.stream = httpx.ByteStream(b"")
+
+
+def as_json(body: Mapping[str, Any]) -> bytes:
+    """A request's body.
+
+    Raises:
+        BadInput: When something in it is no JSON: half a character, NaN, an object.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput(
+            f"The request cannot be written as JSON: {error}.",
+            fix="Look for half a character (a lone surrogate), NaN, infinity or an object in what was given.",
+            field="request",
+            value=None,
+        ) from None
+
+
+def checked_patience(seconds: float) -> float:
+    """The time, if it is one."""
+    if isinstance(seconds, int | float) and seconds > 0:
+        return seconds
+    fix = "Give seconds above 0."
+    raise BadInput(f"patience = {seconds!r} is no time to wait.", fix=fix, field="patience", value=seconds)
 
 
 def checked_address(base_url: str) -> str:
@@ -207,6 +227,16 @@ def is_loopback(base_url: str) -> bool:
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_proxied(base_url: str) -> bool:
+    """Whether the environment names a proxy for an address; one cannot reach this machine's own servers."""
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(base_url)
+    if is_loopback(base_url) or proxy_bypass(parts.hostname or ""):
+        return False
+    return bool({parts.scheme, "all"} & getproxies().keys())
 
 
 def refusal(status: int, raw: bytes, url: str) -> NoaLabError:

@@ -14,7 +14,7 @@ from noa_lab.errors import InferenceError, NoaLabError, RequestRefused, StreamBr
 from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256
 from noa_lab.inference._completion import Embeddings
 from noa_lab.inference._growing_answers import GrowingAnswers, GrowingChat, GrowingCompletion
-from noa_lab.inference._http import checked_address, is_loopback, refusal
+from noa_lab.inference._http import as_json, checked_address, checked_patience, is_loopback, refusal
 from noa_lab.inference._loop import background
 from noa_lab.inference._patience import patient
 from noa_lab.inference._requests import CompletionResponse
@@ -68,7 +68,7 @@ class Endpoint:
         self.base_url = checked_address(base_url)
         self._model = model
         self._api_key = api_key
-        self._patience = patience
+        self._patience = checked_patience(patience)
         self._max_retries = max_retries
         self._client: openai.AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,11 +118,9 @@ class Endpoint:
             return plain.response()
         answer = GrowingCompletion(1, lambda _, piece: emit(piece))
         await self._listen("/completions", body, answer, _exact, max_tokens)
-        part = answer.parts[0]
-        if part.last and part.last.get("stop_type") == "limit" and part.unseen and body.get("stop"):
-            text = str((await self.llama("/detokenize", {"tokens": part.unseen}))["content"]).removesuffix("\ufffd")
-            if any(stop.startswith(text[at:]) for stop in body["stop"] for at in range(len(text))):
-                answer.add(0, text)
+        stops = body.get("stop") or ()
+        for index, tokens in answer.held_back(stops):
+            answer.release(index, str((await self.llama("/detokenize", {"tokens": tokens}))["content"]), stops)
         return answer.responses()[0]
 
     async def _listen(
@@ -136,6 +134,7 @@ class Endpoint:
         import openai
 
         sent = {**body, "model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+        as_json(sent)  # what cannot be sent is no fault of the endpoint, as which it would be named below
         try:
             with self._named(path, answer):
                 async with patient(answer, self._patience), contextlib.AsyncExitStack() as stack:

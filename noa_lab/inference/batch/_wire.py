@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from noa_lab.errors import Unreachable
-from noa_lab.inference._http import Connection, refusal
+from noa_lab.inference._http import Connection, as_json, refusal
+from noa_lab.inference._http1 import body_of, head_of
 
 __all__ = ["Wire"]
 
@@ -76,6 +77,7 @@ class Wire:
             Unreachable: When nothing answers, or nothing comes and `/health` does not answer either.
             RequestRefused: When the server answers with an error.
             ContextOverflow: When it says that the prompt does not fit.
+            BadInput: When the body cannot be written as JSON.
         """
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watching())
@@ -122,7 +124,7 @@ class Wire:
         self._idle.clear()
 
     async def _answer(self, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
-        data = b"" if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        data = b"" if body is None else as_json(body)
         method = "GET" if body is None else "POST"
         head = (
             f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._head}"
@@ -157,8 +159,8 @@ class Wire:
             await writer.drain()
             first = await reader.readuntil(b"\r\n\r\n")
             begun = True
-            status, headers = _head_of(first)
-            raw = await _body_of(reader, headers)
+            status, headers = head_of(first)
+            raw = b"".join([piece async for piece in body_of(reader, headers)])
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
             writer.close()
             if kept and not begun:
@@ -174,26 +176,3 @@ class Wire:
         else:
             self._idle.append((time.monotonic(), pair))
         return status, raw
-
-
-def _head_of(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
-    lines = raw[:-4].split(b"\r\n")
-    version, status, *_ = lines[0].split(b" ", 2)
-    if not version.startswith(b"HTTP/1."):
-        raise ValueError(f"it answered {lines[0][:60]!r}, which is not HTTP")
-    pairs = (line.partition(b":") for line in lines[1:])
-    return int(status), {name.strip().lower(): value.strip() for name, _, value in pairs}
-
-
-async def _body_of(reader: asyncio.StreamReader, headers: Mapping[bytes, bytes]) -> bytes:
-    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
-        parts = []
-        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            parts.append(await reader.readexactly(size))
-            await reader.readexactly(2)
-        while await reader.readuntil(b"\r\n") != b"\r\n":
-            pass  # trailers
-        return b"".join(parts)
-    if b"content-length" in headers:
-        return await reader.readexactly(int(headers[b"content-length"]))
-    return await reader.read()
