@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from noa_lab.errors import BadInput, ContextOverflow
+from noa_lab.inference._completion import ContinuationLogprobs
+from noa_lab.inference._requests import CompletionResponse
 
-__all__ = ["Tokenize", "check_room", "forced", "split_continuation"]
+__all__ = ["Tokenize", "check_room", "forced", "scored", "split_continuation"]
 
 
 class Tokenize(Protocol):
@@ -71,3 +73,10 @@ def forced(tokens: Sequence[int]) -> dict[str, Any]:
     """
     grammar = "root ::= " + " ".join(f"<[{token}]>" for token in tokens)
     return {"grammar": grammar, "n_predict": len(tokens), "stop": [], "samplers": ["top_k"], "top_k": 1}
+
+
+def scored(response: CompletionResponse, tokens: Sequence[int]) -> ContinuationLogprobs | None:
+    """What an answer to `forced` says of these tokens; None where it is about others, as of a server that knows no such grammar."""
+    if [found.token for found in response.probabilities] != list(tokens):
+        return None
+    return ContinuationLogprobs(response.probabilities, response.tokens_evaluated, response.tokens_cached, response.raw)

@@ -153,6 +153,7 @@ async def acheck_determinism(
     asked = [(check_prompt(prompt), _repeatable(config)) for prompt in prompts for config in configs]
     if runs < 2 or not asked:
         raise BadInput(f"runs = {runs} cannot be compared.", fix="Give at least 2.", field="runs", value=runs)
+    engine._check_open()  # noqa: SLF001 - the room's own
     return await background().hop(_measure(engine, asked, runs))
 
 

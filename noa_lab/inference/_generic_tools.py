@@ -53,13 +53,15 @@ def read_generic(answer: Completion, tools: Sequence[Tool], number: int) -> Comp
     try:
         found = json.loads(answer.text)
     except ValueError:
+        found = None
+    if not isinstance(found, dict):
         raise ToolCallInvalid(
             f"The model's call ended before it was whole ({answer.finish_reason}): {answer.text[-80:]!r}.",
             fix="Allow more max_tokens.",
             name="",
             arguments=answer.text,
             reason=f"ended by {answer.finish_reason}",
-        ) from None
+        )
     if "reply" in found:
         return dataclasses.replace(answer, text=str(found["reply"]))
     call = check_call(str(found.get("tool")), found.get("arguments", {}), tools, id_=f"call-{number}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from noa_lab.errors import RequestRefused
 from noa_lab.inference._checks import check_conversation, check_tokens, is_conversation
 from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings
-from noa_lab.inference._continuation import check_room, forced, split_continuation
+from noa_lab.inference._continuation import check_room, forced, scored, split_continuation
 from noa_lab.inference._engine import EngineBase, ignore
 from noa_lab.inference._openai_endpoint import Endpoint
 from noa_lab.inference._protocol import Capabilities, Prompt
@@ -183,10 +183,10 @@ class OpenAIEngine(EngineBase):
         greedy = InferenceConfig(temperature=0.0, n_probs=1, max_tokens=len(after))
         body = {**self._common(greedy, 0, llama=True), **forced(after), "prompt": before}
         body.pop("n_predict")
-        response = await self._endpoint.complete(body, ignore, len(after))
-        return ContinuationLogprobs(
-            response.probabilities, response.tokens_evaluated, response.tokens_cached, response.raw
-        )
+        found = scored(await self._endpoint.complete(body, ignore, len(after)), after)
+        if found is None:
+            raise self._unsupported("continuation_logprobs", "score this continuation", continuation)
+        return found
 
     async def _embed(self, texts: list[str]) -> Embeddings:
         try:

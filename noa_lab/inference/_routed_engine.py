@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from noa_lab.inference._api import Recover, ServerApi
+from noa_lab.inference._api import Recover
 from noa_lab.inference._protocol import Mode
 from noa_lab.inference._server_engine import LlamaInferenceEngine
 
@@ -38,5 +38,7 @@ class RoutedEngine(LlamaInferenceEngine):
         patience: float = 300.0,
         recover: Recover | None = None,
     ) -> None:
-        super().__init__(base_url, model_name, api_key, mode=mode, cache_prompt=cache_prompt, patience=patience)
-        self._api = ServerApi(base_url, api_key, patience=patience, model=model_name, recover=recover)
+        super().__init__(
+            base_url, model_name, api_key, mode=mode, cache_prompt=cache_prompt, patience=patience, recover=recover
+        )
+        self._api.model = model_name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -72,7 +74,19 @@ def constraint(config: InferenceConfig) -> str | None:
     Raises:
         SchemaUnsupported: For a schema that cannot be held to, before anything is sent.
     """
-    return config.grammar if config.json_schema is None else schema_grammar(config.json_schema)
+    if config.json_schema is None:
+        return config.grammar
+    try:
+        written = json.dumps(config.json_schema)
+    except (TypeError, ValueError):
+        return schema_grammar(config.json_schema)  # says what is wrong with it
+    return _grammar(written)
+
+
+@functools.lru_cache(maxsize=32)
+def _grammar(schema: str) -> str:
+    """A comparison asks thousands of times by one schema."""
+    return schema_grammar(json.loads(schema))
 
 
 def check_echo(asked: Mapping[str, Any], settings: Mapping[str, Any], url: str) -> None:

@@ -13,7 +13,7 @@ from noa_lab.inference._api import Recover, ServerApi
 from noa_lab.inference._chat_format import BUILT_IN_TEMPLATE_SHA256, format_chat_prompt
 from noa_lab.inference._checks import check_conversation
 from noa_lab.inference._completion import Completion, ContinuationLogprobs, Embeddings
-from noa_lab.inference._continuation import check_room, forced, split_continuation
+from noa_lab.inference._continuation import check_room, forced, scored, split_continuation
 from noa_lab.inference._engine import EngineBase, ignore
 from noa_lab.inference._protocol import Capabilities, Mode, Prompt
 from noa_lab.inference._question import Question
@@ -153,12 +153,10 @@ class LlamaInferenceEngine(EngineBase):
         before, after = await split_continuation(text, continuation, self._tokenize, self._detokenize)
         check_room(before, after, (await self._capabilities()).context_size)
         body = {**self._body(before, InferenceConfig(temperature=0.0, n_probs=1), 0), **forced(after)}
-        response = await self._api.complete(body, ignore)
-        if [found.token for found in response.probabilities] != list(after):
+        found = scored(await self._api.complete(body, ignore), after)
+        if found is None:
             raise self._unsupported("continuation_logprobs", "score this continuation", continuation)
-        return ContinuationLogprobs(
-            response.probabilities, response.tokens_evaluated, response.tokens_cached, response.raw
-        )
+        return found
 
     async def _embed(self, texts: list[str]) -> Embeddings:
         try:

@@ -6,6 +6,7 @@ import argparse
 import html
 import shlex
 import sys
+import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from noa_lab.errors import BadInput, Cancelled
@@ -13,11 +14,15 @@ from noa_lab.events import Progress
 
 if TYPE_CHECKING:
     from noa_lab.inference import ChatMessage, Completion, EngineBase, InferenceConfig
+    from noa_lab.server import Server
     from noa_lab.workbench import Lab
 
 __all__ = ["Ask", "load", "unload"]
 
 _MAX_TOKENS = 300
+_GONE = frozenset(("draining", "stopped", "crashed", "released"))
+"""States of a server that answers nothing any more."""
+
 _OBEYED = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 """What a notebook's output area could obey (colours, going back) is shown as U+FFFD."""
 
@@ -33,18 +38,19 @@ class Ask:
     def __init__(self, shell: Any, lab: Lab | None = None) -> None:
         self._shell = shell
         self._lab = lab
-        self._engines: dict[str, EngineBase] = {}
-        self._turns: dict[int, list[ChatMessage]] = {}
+        self._served: dict[str, tuple[Server, EngineBase]] = {}
+        """By model: the server that is held for it, and its engine."""
+        self._turns: weakref.WeakKeyDictionary[EngineBase, list[ChatMessage]] = weakref.WeakKeyDictionary()
         """What has been said with each engine."""
 
     def cell(self, line: str, cell: str) -> None:
         """Ask a model what the cell says, and show the answer as it comes; the stop button ends it."""
         options = _PARSER.parse_args(_words(line))
         engine = self._engine(options)
-        before = self._turns.get(id(engine), []) if options.go_on else []
+        before = self._turns.get(engine, []) if options.go_on else []
         turns = [*before, *self._asked(options, cell)]
         answer, text = _streamed(engine, turns, _config(options))
-        self._turns[id(engine)] = [*turns, _said(text)]
+        self._turns[engine] = [*turns, _said(text)]
         if options.name:
             self._shell.user_ns[options.name] = answer if answer is not None else text
 
@@ -62,13 +68,23 @@ class Ask:
                     value=options.engine,
                 )
             return found
-        model = options.model or ""
-        if model not in self._engines:
-            from noa_lab.workbench import default_lab
+        return self._served_engine(options.model)
 
-            lab = self._lab or default_lab()
-            self._engines[model] = lab.serve(options.model, report=_tell).engine()
-        return self._engines[model]
+    def _served_engine(self, model: str | None) -> EngineBase:
+        """The engine of a model's server; of a new one where it has ended meanwhile, with which the conversation goes on."""
+        from noa_lab.workbench import default_lab
+
+        server, engine = self._served.get(model or "", (None, None))
+        if server is not None and engine is not None and server.state not in _GONE:
+            return engine
+        lab = self._lab or default_lab()
+        fresh = lab.serve(model, report=_tell)
+        again = fresh.engine()
+        self._served[model or ""] = fresh, again
+        if engine is not None:
+            self._turns[again] = self._turns.pop(engine, [])
+            engine.close()
+        return again
 
     def _asked(self, options: argparse.Namespace, cell: str) -> list[ChatMessage]:
         """The new turns, filled in with the notebook's variables."""
@@ -86,9 +102,9 @@ class Ask:
 
     def close(self) -> None:
         """Let go of the servers."""
-        for engine in self._engines.values():
+        for _, engine in self._served.values():
             engine.close()
-        self._engines.clear()
+        self._served.clear()
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from noa_lab.errors import BadInput, TemplateInvalid
 from noa_lab.inference import Completion, InferenceConfig, Prompt, Reply, ScriptedEngine
+from noa_lab.widgets._ask import Ask
 
 
 @pytest.fixture
@@ -101,6 +103,53 @@ def test_help_names_the_options(shell: InteractiveShell) -> None:
     told = shell.find_cell_magic("ask").__doc__
     for option in ("--model", "--engine", "--continue", "--as", "--literal"):
         assert option in told
+
+
+class Served:
+    """A server as `%%ask` sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.state = "ready"
+        self.made = ScriptedEngine(echo, model_name=f"server {number}")
+
+    def engine(self) -> ScriptedEngine:
+        return self.made
+
+
+class Servers:
+    """A lab that starts a server each time it is asked for one."""
+
+    def __init__(self) -> None:
+        self.up: list[Served] = []
+
+    def serve(self, model: str | None, **_: object) -> Served:
+        self.up.append(Served(len(self.up) + 1))
+        return self.up[-1]
+
+
+def test_a_server_that_has_ended_is_started_again_and_the_conversation_goes_on(shell: InteractiveShell) -> None:
+    lab = Servers()
+    ask = Ask(shell, lab)
+    ask.cell("--as answer", "One")
+    ask.cell("--continue --as answer", "Two")
+    assert [len(served.made.calls) for served in lab.up] == [2]
+    lab.up[0].state = "stopped"
+    ask.cell("--continue --as answer", "Three")
+    assert [len(served.made.calls) for served in lab.up] == [2, 1]
+    assert [turn.content for turn in lab.up[1].made.calls[0].prompt][::2] == ["One", "Two", "Three"]
+    with pytest.raises(BadInput, match="closed"):
+        lab.up[0].made.generate("x")
+    ask.close()
+
+
+def test_what_was_said_with_an_engine_ends_with_it(shell: InteractiveShell) -> None:
+    ask = Ask(shell)
+    shell.user_ns["engine"] = ScriptedEngine(echo)
+    ask.cell("--engine engine", "One")
+    assert len(ask._turns) == 1
+    del shell.user_ns["engine"]
+    gc.collect()
+    assert len(ask._turns) == 0
 
 
 @pytest.mark.real

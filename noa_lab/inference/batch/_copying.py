@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -42,13 +43,17 @@ class CopyingSchedule(Schedule):
         super().__init__(lanes, worth=worth)
         self._shortest, self._obeyed = shortest, obeyed
         self._count = 0
-        self._trunks: list[_Trunk] = []
+        self._made = itertools.count()
+        self._trunks: dict[int, _Trunk] = {}
+        """Those that something still needs, as in `_trunk_of`: a long run does not keep what it is through with."""
         self._trunk_of: dict[int, _Trunk] = {}
+        self._uses: dict[int, int] = {}
+        """By question: its jobs that are not over."""
         self._order: deque[Question] = deque()
-        self._places: dict[int, int] = {}
+        self._entered = itertools.count()
         self._ready: list[tuple[int, Question]] = []
         """A heap, by the place in the order."""
-        self._waiting_for: dict[int, list[Question]] = {}
+        self._waiting_for: dict[int, list[tuple[int, Question]]] = {}
         self._twins: dict[bytes, list[Question]] = {}
         """By prompt: questions with the same prompt as one that has not been asked yet; they come with it."""
         self._rest: dict[int, deque[Question]] = {}
@@ -76,9 +81,9 @@ class CopyingSchedule(Schedule):
         prefixes = Prefixes(prompts)
         made: list[_Trunk] = []
         for found in prefixes.trunks(self._shortest):
-            trunk = _Trunk(len(self._trunks), found.tokens, made[found.parent] if found.parent is not None else None)
+            trunk = _Trunk(next(self._made), found.tokens, made[found.parent] if found.parent is not None else None)
             made.append(trunk)
-            self._trunks.append(trunk)
+            self._trunks[trunk.number] = trunk
             if trunk.parent is not None:
                 trunk.parent.users += 1
             for place in range(found.first, found.last + 1):
@@ -96,6 +101,7 @@ class CopyingSchedule(Schedule):
         return range(start, self._count)
 
     def _count_use(self, question: Question) -> _Trunk | None:
+        self._uses[question.number] = self._uses.get(question.number, 0) + 1
         trunk = self._trunk_of.get(question.number)
         if trunk is not None:
             trunk.users += 1
@@ -103,15 +109,12 @@ class CopyingSchedule(Schedule):
 
     def _enter(self, question: Question) -> None:
         self._order.append(question)
-        self._places[question.number] = len(self._places)
+        placed = next(self._entered), question
         trunk = self._count_use(question)
         if trunk is None:
-            self._make_ready(question)
+            heapq.heappush(self._ready, placed)
         else:
-            self._waiting_for.setdefault(trunk.number, []).append(question)
-
-    def _make_ready(self, question: Question) -> None:
-        heapq.heappush(self._ready, (self._places[question.number], question))
+            self._waiting_for.setdefault(trunk.number, []).append(placed)
 
     def next(self) -> Job | None:
         """See `Schedule.next`."""
@@ -181,8 +184,8 @@ class CopyingSchedule(Schedule):
         if failed:
             lane.held = b""
         trunk.ready, trunk.saved = True, saved
-        for question in self._waiting_for.pop(trunk.number, ()):
-            self._make_ready(question)
+        for placed in self._waiting_for.pop(trunk.number, ()):
+            heapq.heappush(self._ready, placed)
         if trunk.parent is not None:
             self._let_go(trunk.parent)
 
@@ -209,11 +212,18 @@ class CopyingSchedule(Schedule):
         """See `Schedule.asked`."""
         super().asked(job, failed=failed)
         trunk = self._trunk_of.get(job.question)
+        self._uses[job.question] -= 1
+        if not self._uses[job.question]:
+            del self._uses[job.question]
+            self._trunk_of.pop(job.question, None)
         if trunk is not None:
             self._let_go(trunk)
 
     def _let_go(self, trunk: _Trunk) -> None:
         trunk.users -= 1
-        if trunk.users == 0 and trunk.saved:
+        if trunk.users:
+            return
+        del self._trunks[trunk.number]
+        if trunk.saved:
             trunk.saved = False
             self.unneeded.append(trunk.number)

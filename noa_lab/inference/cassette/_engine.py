@@ -57,6 +57,8 @@ class CassetteEngine(EngineBase):
         self._engine = engine
         recorded = (self._tape.head or {}).get("model_name")
         super().__init__(engine.model_name if engine is not None else str(recorded))
+        # What a config leaves open is as it is, or was, with the engine: a question is found by its whole sampling.
+        self.defaults = engine.defaults if engine is not None else records.load_defaults(self._tape.head)
         if engine is not None and recorded not in {None, engine.model_name}:
             raise BadInput(
                 f"{self._path} was recorded from {recorded!r}, not from {engine.model_name!r}.",
@@ -146,6 +148,7 @@ class CassetteEngine(EngineBase):
                     "model_name": self._engine.model_name,
                     "capabilities": records.dump_capabilities(what),
                     "fingerprint": await self._engine._fingerprint(),  # noqa: SLF001
+                    "defaults": self.defaults.model_dump(mode="json"),
                 }
                 self._tape.start(about)
         return self._engine

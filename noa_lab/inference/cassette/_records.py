@@ -19,7 +19,7 @@ from noa_lab.inference._completion import (
 )
 from noa_lab.inference._protocol import Capabilities, Prompt
 from noa_lab.inference._question import Question
-from noa_lab.inference._types import ToolCall
+from noa_lab.inference._types import InferenceConfig, ToolCall
 
 __all__ = [
     "dump_capabilities",
@@ -31,6 +31,7 @@ __all__ = [
     "dump_scores",
     "load_capabilities",
     "load_completion",
+    "load_defaults",
     "load_embeddings",
     "load_error",
     "load_scores",
@@ -129,6 +130,11 @@ def load_capabilities(found: Mapping[str, Any]) -> Capabilities:
         name: frozenset(value) if isinstance(value, list) else value for name, value in found.items() if name in known
     }
     return Capabilities(**values)
+
+
+def load_defaults(head: Mapping[str, Any] | None) -> InferenceConfig:
+    """What a config left open with the recorded engine, by a cassette's first line; older ones do not say it."""
+    return InferenceConfig(**((head or {}).get("defaults") or {}))
 
 
 def dump_error(error: NoaLabError) -> Record:

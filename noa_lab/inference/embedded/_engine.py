@@ -26,7 +26,7 @@ from noa_lab.inference._tools import Tool
 from noa_lab.inference._types import ChatMessage, InferenceConfig
 from noa_lab.inference.embedded._process import ChildProcess
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["EmbeddedEngine", "check_size"]
 
 
 class EmbeddedEngine(EngineBase):
@@ -66,12 +66,8 @@ class EmbeddedEngine(EngineBase):
     ) -> None:
         self._path = _checked(Path(model))
         super().__init__(model_name or self._path.name.removesuffix(".gguf"))
-        for field, value, least in (("context_size", context_size, 8), ("threads", threads, 1)):
-            if value is not None and (not isinstance(value, int) or value < least):
-                fix = f"Give a whole number from {least} on."
-                raise BadInput(f"{field} = {value!r} is not possible.", fix=fix, field=field, value=value)
-        self._context_size = context_size
-        self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
+        self._context_size = check_size("context_size", context_size, least=8)
+        self._threads = max(1, (os.cpu_count() or 2) // 2) if threads is None else check_size("threads", threads)
         self._mode = check_mode(mode)
         self._cache_prompt = cache_prompt
         self._model_sha256 = model_sha256
@@ -90,6 +86,7 @@ class EmbeddedEngine(EngineBase):
     async def _ready(self) -> ChildProcess:
         """The child, started if need be. A forked process starts its own: the pipe belongs to its parent."""
         async with self._starting:
+            self._check_open()
             child = self._child
             if child is not None and child.running and child.owner == os.getpid():
                 return child
@@ -97,6 +94,9 @@ class EmbeddedEngine(EngineBase):
                 await child.stop()
             fresh = self._new_child()
             await fresh.start()
+            if self._closed:  # meanwhile, and there was no child to stop then
+                await fresh.stop()
+                self._check_open()
             background().own(self)
             self._child = fresh
             return fresh
@@ -115,30 +115,16 @@ class EmbeddedEngine(EngineBase):
             "grammar": question.grammar,
             "sampling": {**explicit(config, seed), "cache_prompt": self._reuses(question.mode)},
         }
-        sent = time.perf_counter()
-        child = await self._ready()
-        pieces: list[str] = []
-        started = first = 0.0
-
-        def hear(message: dict[str, Any]) -> None:
-            nonlocal started, first
-            if "started" in message:
-                started = time.perf_counter()
-            else:
-                first = first or time.perf_counter()
-                pieces.append(message["piece"])
-                emit(message["piece"])
-
+        heard = _Heard(emit)
         try:
-            facts = await child.ask(asked, hear)
+            facts = await (await self._ready()).ask(asked, heard.take)
         except Unreachable as error:
-            if not pieces:
+            if not heard.pieces:
                 raise
-            raise StreamBroken(error.message, fix=error.fix, text="".join(pieces), **error.fields) from None
+            raise StreamBroken(error.message, fix=error.fix, text=heard.text, **error.fields) from None
         self._check_fits(facts, config.max_tokens)
-        ended = time.perf_counter()
         return Completion(
-            text="".join(pieces),
+            text=heard.text,
             model=self.model_name,
             finish_reason=facts["finish_reason"],
             prompt_tokens=facts["prompt_tokens"],
@@ -148,17 +134,11 @@ class EmbeddedEngine(EngineBase):
             and facts["finish_reason"] == "length"
             and facts["completion_tokens"] < config.max_tokens,
             seed=None if config.greedy else seed,
-            timings=Timings(
-                queue_ms=(started - sent) * 1000,
-                ttft_ms=((first or ended) - sent) * 1000,
-                prefill_ms=facts["prefill_ms"],
-                decode_ms=facts["decode_ms"],
-                total_ms=(ended - sent) * 1000,
-            ),
+            timings=heard.timings(facts),
             raw_request={**asked, "prompt": facts["prompt"]},
             token_ids=tuple(facts["tokens"]),
             logprobs=tuple(read_probabilities(facts["logprobs"])),
-            raw_response={**facts, "content": "".join(pieces)},
+            raw_response={**facts, "content": heard.text},
         )
 
     def _reuses(self, mode: Mode | None) -> bool:
@@ -249,6 +229,47 @@ class EmbeddedEngine(EngineBase):
         child, self._child = self._child, None
         if child is not None and child.owner == os.getpid():
             await child.stop()
+
+
+class _Heard:
+    """What the child has said to one question, and when."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self.pieces: list[str] = []
+        self._sent = time.perf_counter()
+        self._started = self._first = 0.0
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    def take(self, message: dict[str, Any]) -> None:
+        if "started" in message:
+            self._started = time.perf_counter()
+            return
+        self._first = self._first or time.perf_counter()
+        self.pieces.append(message["piece"])
+        self._emit(message["piece"])
+
+    def timings(self, facts: dict[str, Any]) -> Timings:
+        """Where the time went, of an answer that is complete now."""
+        ended = time.perf_counter()
+        return Timings(
+            queue_ms=(self._started - self._sent) * 1000,
+            ttft_ms=((self._first or ended) - self._sent) * 1000,
+            prefill_ms=facts["prefill_ms"],
+            decode_ms=facts["decode_ms"],
+            total_ms=(ended - self._sent) * 1000,
+        )
+
+
+def check_size(field: str, value: object, *, least: int = 1) -> int:
+    """The size, if it is one."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    fix = f"Give a whole number from {least} on."
+    raise BadInput(f"{field} = {value!r} is not possible.", fix=fix, field=field, value=value)
 
 
 def _checked(path: Path) -> Path:

@@ -116,6 +116,7 @@ class Growth:
         """By trunk: the sequence that keeps it."""
         self._free = list(range(self._lanes, self._lanes + self._stores))
         self._evaluated = 0
+        """Prompt tokens evaluated that the parent has not been told of."""
         self._model.clear()
 
     @property
@@ -321,10 +322,14 @@ class Growth:
                 "decode_ms": (now - answer.first) * 1000,
                 "tokens": answer.tokens,
                 "logprobs": answer.logprobs,
-                "evaluated": self._evaluated,
+                "evaluated": self._untold(),
             }
         )
         self._over(answer.job, answer.asked, answer.lane)
+
+    def _untold(self) -> int:
+        told, self._evaluated = self._evaluated, 0
+        return told
 
     def _refuse(self, job: Ask, asked: Asked, number: int, lane: int, reason: str) -> None:
         self._say({"id": asked.batch, "question": asked.index, "answer": number, "refused": reason})
@@ -342,12 +347,13 @@ class Growth:
         self._schedule.unneeded.clear()
         asked.left -= 1
         if asked.left == 0:
+            del self._questions[job.question]
             self._open[asked.batch] -= 1
             self._end_if_done(asked.batch)
 
     def _end_if_done(self, batch: int) -> None:
         if self._open.get(batch) == 0:
             del self._open[batch]
-            self._say({"id": batch, "done": {"evaluated": self._evaluated}})
+            self._say({"id": batch, "done": {"evaluated": self._untold()}})
             if not self._open:
                 self._begin_anew()

@@ -84,19 +84,19 @@ class ChildProcess:
 
         self._log = tempfile.TemporaryFile(prefix="noa-lab-embedded-")  # noqa: SIM115 - closed by `stop`
         options: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # a notebook folder's own jinja2.py must not be imported
-            "-m",
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=self._log,
-            env=PATIENT_THREADS | os.environ,
-            limit=_LONGEST_LINE,
-            **options,
-        )
         try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # a notebook folder's own jinja2.py must not be imported
+                "-m",
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=self._log,
+                env=PATIENT_THREADS | os.environ,
+                limit=_LONGEST_LINE,
+                **options,
+            )
             first = await self._next_line()
             if "error" in first:
                 raise self._load_error(first["error"])

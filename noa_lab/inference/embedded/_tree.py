@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from noa_lab.inference._completion import Completion, Timings
 from noa_lab.inference._growing_answers import read_probabilities
 from noa_lab.inference._loop import background
 from noa_lab.inference._protocol import Capabilities
-from noa_lab.inference._sampling import explicit
+from noa_lab.inference._sampling import constraint, explicit
 from noa_lab.inference._types import ChatMessage
 from noa_lab.inference.batch._questions import BatchFacts, BatchQuestion, BatchSink, Windows
-from noa_lab.inference.embedded._engine import EmbeddedEngine
+from noa_lab.inference.embedded._engine import EmbeddedEngine, check_size
 from noa_lab.inference.embedded._process import ChildProcess
-from noa_lab.inference.schema import schema_grammar
 
 __all__ = ["TreeBatch", "TreeEngine"]
 
 _LOOK_SECONDS = 0.1
+
+_OF_THE_BATCH = frozenset(("id", "question", "answer", "evaluated"))
+"""What comes with an answer and is not about it."""
+
 Message = dict[str, Any]
 
 
@@ -55,7 +59,7 @@ class TreeEngine(EmbeddedEngine):
         super().__init__(
             model, context_size=context_size, threads=threads, model_name=model_name, model_sha256=model_sha256
         )
-        self._lanes = lanes
+        self._lanes = check_size("lanes", lanes)
 
     @property
     def _stores(self) -> int:
@@ -74,8 +78,7 @@ class TreeEngine(EmbeddedEngine):
         )
 
     async def _capabilities(self) -> Capabilities:
-        found = await super()._capabilities()
-        return Capabilities(**{**{name: getattr(found, name) for name in found.__slots__}, "slots": self._lanes})
+        return dataclasses.replace(await super()._capabilities(), slots=self._lanes)
 
     async def _fingerprint(self) -> dict[str, Any]:
         return {**await super()._fingerprint(), "executor": "embedded tree", "slots": self._lanes}
@@ -166,7 +169,7 @@ class _TreeRun:
                     self._send(window or ())
                 for asking in [each for each in self._asking if each in done]:
                     self._asking.discard(asking)
-                    asking.result()
+                    self._facts.evaluated += asking.result()["evaluated"]
                 if not self._asking and coming is None and (over or self._stopped):
                     return
         except (Unreachable, StreamBroken, ServerExited) as error:
@@ -242,7 +245,7 @@ class _TreeRun:
             )
             self._sink.undone(question, range(answer, answer + 1), error)
             return
-        self._facts.evaluated = message["evaluated"]
+        self._facts.evaluated += message["evaluated"]
         self._facts.generated += message["completion_tokens"]
         self._sink.answered(question, answer, self._completion(question, answer, message))
 
@@ -268,7 +271,7 @@ class _TreeRun:
             token_ids=tuple(facts["tokens"]),
             logprobs=tuple(read_probabilities(facts["logprobs"])),
             raw_request=request,
-            raw_response={name: value for name, value in facts.items() if name not in {"id", "question", "answer"}},
+            raw_response={name: value for name, value in facts.items() if name not in _OF_THE_BATCH},
         )
 
     def _undo(self, error: BaseException | None) -> None:
@@ -294,7 +297,7 @@ def _plain(question: BatchQuestion) -> Message:
         "tokens": list(question.tokens),
         "seeds": list(question.seeds),
         "sampling": explicit(config, 0),
-        "grammar": config.grammar if config.json_schema is None else schema_grammar(config.json_schema),
+        "grammar": constraint(config),
         "max_tokens": config.max_tokens,
         "stop": list(config.stop_sequences),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,10 @@ class _Compiler:
         allowed = [value for value in values if schema_fault(value, around) is None]
         if not allowed:
             raise _unsupported(key, path, "nothing that it lists satisfies the rest of the schema")
-        texts = dict.fromkeys(literal(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in allowed)
+        try:
+            texts = dict.fromkeys(literal(json.dumps(value, ensure_ascii=False, allow_nan=False)) for value in allowed)
+        except (ValueError, TypeError) as error:
+            raise _unsupported(key, path, f"it lists what is no JSON ({error})") from None
         return self.rules.add(name, " | ".join(texts))
 
     # Types
@@ -262,7 +266,7 @@ class _Compiler:
     def _bounds(said: Schema, path: str, *, whole: bool) -> tuple[float | None, float | None, bool, bool]:
         """Lower and upper bound, and whether each is left out itself."""
         for key, value in said.items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
                 raise _unsupported(key, path, f"{value!r} is no number")
             if whole and value != int(value):
                 raise _unsupported(key, path, "bounds of numbers must be whole")
