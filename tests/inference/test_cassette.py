@@ -83,6 +83,17 @@ def test_a_head_says_what_was_recorded(tmp_path: Path) -> None:
         assert engine.fingerprint()["executor"] == "cassette"
 
 
+def test_what_a_config_leaves_open_is_as_with_the_engine(tmp_path: Path) -> None:
+    path, inner = tmp_path / "tape.jsonl", ScriptedEngine("one")
+    inner.defaults = InferenceConfig(temperature=0.2, max_tokens=9, stop_sequences=("x",))
+    with CassetteEngine(path, inner) as engine:
+        engine.generate("a")
+    assert (inner.calls[0].config.temperature, inner.calls[0].config.max_tokens) == (0.2, 9)
+    with CassetteEngine(path) as engine:
+        assert engine.generate("a").text == "one"
+        assert engine.defaults == inner.defaults
+
+
 def test_errors_are_recorded(tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
     script = [Reply("a b c", fail_after=2), RequestRefused("no", fix="f", status=400)]

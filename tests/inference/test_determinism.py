@@ -109,6 +109,10 @@ def test_bad_questions() -> None:
     for wrong in ({"runs": 1}, {"prompts": []}):
         with pytest.raises(BadInput):
             check_determinism(ScriptedEngine(), **wrong)
+    closed = ScriptedEngine()
+    closed.close()
+    with pytest.raises(BadInput, match="closed"):
+        check_determinism(closed)
     with pytest.raises(RequestRefused):
         check_determinism(ScriptedEngine([Reply("a"), RequestRefused("no", fix="")]), ["p"])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -16,6 +18,7 @@ from inference_server import CONTEXT, RealServer
 
 from noa_lab.errors import BadInput, ModelFileBroken, StreamBroken, TemplateInvalid, Unreachable
 from noa_lab.inference import ChatMessage, EmbeddedEngine, InferenceConfig, LlamaInferenceEngine
+from noa_lab.inference.embedded import TreeEngine
 
 SHORT = InferenceConfig(temperature=0.0, max_tokens=2)
 LONG = InferenceConfig(temperature=0.0, max_tokens=400)
@@ -190,6 +193,37 @@ def test_two_assistants_at_the_end_are_refused(engine: EmbeddedEngine) -> None:
     assert engine.count_tokens("x") == 1
 
 
+class SlowChild:
+    """A child whose model is loaded when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun, self.loaded, self.stopped = threading.Event(), threading.Event(), threading.Event()
+
+    async def start(self) -> None:
+        self.begun.set()
+        await asyncio.to_thread(self.loaded.wait, 5)
+
+    async def stop(self) -> None:
+        self.stopped.set()
+
+
+def test_a_child_that_is_there_after_the_engine_was_closed_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    engine, child = EmbeddedEngine(tmp_path / "m.gguf"), SlowChild()
+    monkeypatch.setattr(engine, "_new_child", lambda: child)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(engine.tokenize, "x")
+        assert child.begun.wait(5)
+        engine.close()
+        child.loaded.set()
+        with pytest.raises(BadInput, match="closed"):
+            asking.result(5)
+    assert child.stopped.is_set()
+    assert engine.pid is None
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "page.gguf").write_text("<html>")
     for path in (tmp_path / "missing.gguf", tmp_path / "page.gguf", tmp_path):
@@ -212,9 +246,12 @@ def test_a_context_larger_than_trained_for(gguf: Path) -> None:
         engine.generate("x", SHORT)
 
 
-@pytest.mark.parametrize("values", [{"context_size": 0}, {"threads": 0}, {"context_size": 10.5}, {"threads": "2"}])
+@pytest.mark.parametrize(
+    "values", [{"context_size": 0}, {"threads": 0}, {"context_size": 10.5}, {"threads": "2"}, {"lanes": 0}]
+)
 def test_impossible_sizes(tmp_path: Path, values: dict[str, object]) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    kind = TreeEngine if "lanes" in values else EmbeddedEngine
     with pytest.raises(BadInput) as caught:
-        EmbeddedEngine(tmp_path / "m.gguf", **values)
+        kind(tmp_path / "m.gguf", **values)
     assert caught.value.fields["field"] in values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from decimal import Decimal
@@ -60,6 +61,22 @@ def test_what_cannot_be_held_to_is_refused_by_its_keyword(keyword: str, schema: 
         schema_grammar(schema)
     assert caught.value.fields["keyword"] == keyword
     assert caught.value.fields["path"].startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("keyword", "schema"),
+    [
+        ("minimum", {"type": "number", "minimum": math.inf}),
+        ("maximum", {"type": "integer", "maximum": -math.inf}),
+        ("exclusiveMinimum", {"type": "number", "exclusiveMinimum": math.nan}),
+        ("const", {"const": math.nan}),
+        ("enum", {"enum": [1, math.inf]}),
+    ],
+)
+def test_numbers_that_are_none_are_named(keyword: str, schema: dict) -> None:
+    with pytest.raises(SchemaUnsupported) as caught:
+        schema_grammar(schema)
+    assert caught.value.fields["keyword"] == keyword
 
 
 def test_the_place_is_named() -> None:

@@ -165,6 +165,9 @@ def test_bad_calls() -> None:
         engine.chat(ASK, tools=[weather])
     with pytest.raises(ToolCallInvalid, match="max_tokens"):
         engine.chat(ASK, tools=[clock])
+    for text in ("5", '["clock"]', "It is noon."):
+        with pytest.raises(ToolCallInvalid, match="whole"):
+            ScriptedEngine(text).chat(ASK, tools=[clock])
     with pytest.raises(BadInput, match="Two tools"):
         engine.chat(ASK, tools=[clock, tool(weather, name="clock")], tool_choice="two")
     for choice in ("any", "wether"):

@@ -89,10 +89,12 @@ def grow(wishes, model: Counting | None = None, window: int = 1000, early: Seque
         growth.step()
         widest = max(widest, len(model.rows))
     found: dict[int, list[str]] = {}
+    evaluated = 0
     for message in said:
+        evaluated += message.get("done", message).get("evaluated", 0)
         if "text" in message:
             found.setdefault(message["id"] * window + message["question"], []).append(message["text"])
-    return found, max(message["evaluated"] for message in said if "evaluated" in message), widest
+    return found, evaluated, widest
 
 
 def family(rng: random.Random, trunks: int, leaves: int) -> list[list[int]]:

@@ -106,6 +106,7 @@ def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, sh
     server = play(never, parts, lanes, random.Random(seed))
     assert sorted(server.asked) == wanted(parts)
     assert not server.saved, "a trunk that nobody needs any more was not given up"
+    assert [never._trunks, never._trunk_of, never._uses] == [{}, {}, {}], "what was answered is still kept"
     least = sum(Prefixes(prompts).minimum for prompts, _, _ in parts)
     questions = sum(len(prompts) for prompts, _, _ in parts)
     repeats = sum(sum(answers) - len(answers) for _, answers, _ in parts)

@@ -142,6 +142,20 @@ def test_what_is_shared_is_evaluated_once(tree):
     assert {answer.seed for answer in repeats} == {7, 8, 9}
 
 
+def test_what_was_evaluated_is_counted_over_pauses_between_windows(tree):
+    """Where the next window comes late, the child has been idle, and begins anew."""
+    sink, batch = Sink(), tree.batch()
+
+    async def windows():
+        for number, text in enumerate(prompts(2)):
+            while len(sink.answers) < number:
+                await asyncio.sleep(0.01)
+            yield [await question(batch, Wish(text))]
+
+    asyncio.run(batch.run(windows(), sink))
+    assert batch.facts.evaluated == sum(each.prompt_tokens - each.cached_tokens for each in sink.answers.values())
+
+
 def test_an_answer_ends_by_length_stop_text_or_end_of_text(tree):
     cases = {
         "length": (Wish("Count to fifty, please.", 1, InferenceConfig(temperature=0.0, max_tokens=5)), "length"),
