@@ -157,7 +157,7 @@ def mixed(target: Target, names: list[str], requests: int) -> tuple[float, int]:
 
 def row(name: str, values: list[float], base: list[float], unit: str, *, share: bool) -> str:
     paired = [one / other if share else one - other for one, other in zip(values, base, strict=True)]
-    low, high = statistics.quantiles(paired, n=20)[0], statistics.quantiles(paired, n=20)[-1]
+    low, high = statistics.quantiles(paired, n=20, method="inclusive")[::18]
     shown = "{:.3f}" if share else "{:+.2f}"
     middle = statistics.median(values)
     return f"| {name} | {middle:.2f} {unit} | {shown.format(statistics.median(paired))} | {shown.format(low)} to {shown.format(high)} |"
