@@ -123,7 +123,8 @@ def table(rows: Sequence[Row]) -> str:
     found = [grid for grid in found if grid.arms]
     if limits is None or not found:
         return "# Comparisons\n\nNothing is measured yet.\n"
-    parts = [_head(limits), *(_grid_part(grid) for grid in found), _aims(found)]
+    notes = [f"{row['text']}\n" for row in rows if row["kind"] == "note"]
+    parts = [_head(limits), *notes, *(_grid_part(grid) for grid in found), _aims(found)]
     return "\n".join(parts)
 
 
@@ -138,7 +139,8 @@ def _head(limits: Row) -> str:
         f"Peak prefill {limits['prefill']:.0f} tokens/s (llama-bench), "
         f"peak batched decode {limits['decode']:.0f} tokens/s (llama-server, up to 32 slots).\n\n"
         "The bound is the least prompt tokens at peak prefill and all answers at peak decode. "
-        "Ratios above 1: lanes or tree are faster.\n"
+        "Ratios above 1: lanes or tree are faster. "
+        "Seven repetitions are meant; where the column of runs says fewer, the same command goes on.\n"
     )
 
 
