@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import urlsplit
 
-__all__ = ["Answer", "Broken", "Connections", "NoConnection", "body_of", "head_of"]
+__all__ = ["Answer", "Broken", "Connections", "NoConnection"]
 
 _KEEP_SECONDS = 4.0
 """llama-server closes idle connections after 5 s; ours are given up before that."""
@@ -74,7 +74,7 @@ class Answer:
             Broken: When it ends too early.
         """
         try:
-            async for piece in body_of(self._pair[0], self.headers):
+            async for piece in _body_of(self._pair[0], self.headers):
                 yield piece
         except _FAULTS as error:
             raise Broken(_words(error)) from error
@@ -170,7 +170,7 @@ class Connections:
         try:
             writer.write(request)
             await writer.drain()
-            status, headers = head_of(await reader.readuntil(b"\r\n\r\n"))
+            status, headers = _head_of(await reader.readuntil(b"\r\n\r\n"))
         except BaseException as error:
             self._over(pair, False)  # the server stops working for a connection that is gone
             if isinstance(error, _FAULTS):
@@ -183,11 +183,13 @@ class Connections:
         self._end_old()
         if again:
             self._idle.append((time.monotonic(), pair))
+        elif pair[1].transport.get_write_buffer_size():
+            pair[1].transport.abort()  # a request that is not taken would be kept until it is
         else:
             pair[1].close()
 
 
-def head_of(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
+def _head_of(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
     """Status, and headers by name in lower case.
 
     Raises:
@@ -201,7 +203,7 @@ def head_of(raw: bytes) -> tuple[int, dict[bytes, bytes]]:
     return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-async def body_of(reader: asyncio.StreamReader, headers: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
+async def _body_of(reader: asyncio.StreamReader, headers: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
     """The body that comes after a head.
 
     Raises:

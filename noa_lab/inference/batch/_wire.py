@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,21 +16,9 @@ from urllib.parse import urlsplit
 
 from noa_lab.errors import Unreachable
 from noa_lab.inference._http import Connection, as_json, refusal
-from noa_lab.inference._http1 import body_of, head_of
+from noa_lab.inference._http1 import Broken, Connections, NoConnection
 
 __all__ = ["Wire"]
-
-_KEEP_SECONDS = 4.0
-"""llama-server closes idle connections after 5 s; ours are given up before that."""
-
-_CONNECT_SECONDS = 5.0
-_LONGEST_HEAD = 64 * 1024
-
-_Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class _Stale(Exception):
-    """A kept connection that the server had closed meanwhile."""
 
 
 class _Silent(Exception):
@@ -39,7 +26,7 @@ class _Silent(Exception):
 
 
 class Wire:
-    """A pool of connections to one server, used on one event loop.
+    """JSON questions to one server, asked on one event loop.
 
     Args:
         connection: Knows the address, the key, the patience and what to say when nothing answers.
@@ -48,14 +35,12 @@ class Wire:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         parts = urlsplit(connection.base_url)
-        self._host, self._prefix = parts.hostname or "", parts.path
-        self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
-        self._port = parts.port or (443 if self._ssl else 80)
+        self._prefix = parts.path
         key = connection.authorization
         self._head = f"Host: {parts.netloc}\r\n" + (f"Authorization: {key}\r\n" if key else "")
-        self._idle: list[tuple[float, _Pair]] = []
-        self._waiting: dict[_Pair, float] = {}
-        """Connections on which an answer is waited for, and since when, or since when the server was last known to live."""
+        self._connections = Connections(connection.base_url)
+        self._waiting: dict[asyncio.Timeout, float] = {}
+        """What ends the waiting for an answer, and since when that is waited for, or since when the server was last known to live."""
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -98,14 +83,13 @@ class Wire:
         while True:
             await asyncio.sleep(patience / 4)
             now = time.monotonic()
-            overdue = [pair for pair, since in self._waiting.items() if now - since >= patience]
+            overdue = [limit for limit, since in self._waiting.items() if now - since >= patience]
             lives = bool(overdue) and await self._lives(within=patience / 4)
-            for pair in overdue:
-                if pair in self._waiting and lives:
-                    self._waiting[pair] = now
-                elif pair in self._waiting:
-                    pair[0].set_exception(_Silent())
-                    pair[1].transport.abort()  # also where it is the request that is not taken
+            for limit in overdue:
+                if limit in self._waiting and lives:
+                    self._waiting[limit] = now
+                elif limit in self._waiting and not limit.expired():
+                    limit.reschedule(asyncio.get_running_loop().time())
 
     async def _lives(self, within: float) -> bool:
         try:
@@ -119,9 +103,7 @@ class Wire:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        for _, (_, writer) in self._idle:
-            writer.close()
-        self._idle.clear()
+        self._connections.close()
 
     async def _answer(self, path: str, body: Mapping[str, Any] | None) -> tuple[int, bytes]:
         data = b"" if body is None else as_json(body)
@@ -131,48 +113,21 @@ class Wire:
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         request = head.encode("ascii") + data
-        while True:
-            pair, kept = await self._open()
-            try:
-                return await self._exchange(pair, request, kept=kept)
-            except _Stale:
-                continue  # nothing had been answered on it, and a fresh connection is next
-
-    async def _open(self) -> tuple[_Pair, bool]:
-        while self._idle:
-            since, pair = self._idle.pop()
-            if time.monotonic() - since < _KEEP_SECONDS and not pair[0].at_eof():
-                return pair, True
-            pair[1].close()
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                return await asyncio.open_connection(self._host, self._port, ssl=self._ssl, limit=_LONGEST_HEAD), False
-        except (OSError, TimeoutError) as error:
+            async with asyncio.timeout(None) as limit:
+                self._waiting[limit] = time.monotonic()
+                try:
+                    return await self._exchange(request)
+                finally:
+                    del self._waiting[limit]
+        except TimeoutError:
+            raise _Silent from None
+        except (NoConnection, Broken) as error:
             raise self._connection.unreachable(error) from error
 
-    async def _exchange(self, pair: _Pair, request: bytes, *, kept: bool) -> tuple[int, bytes]:
-        reader, writer = pair
-        begun = False
-        self._waiting[pair] = time.monotonic()
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        answer = await self._connections.ask(request)
         try:
-            writer.write(request)
-            await writer.drain()
-            first = await reader.readuntil(b"\r\n\r\n")
-            begun = True
-            status, headers = head_of(first)
-            raw = b"".join([piece async for piece in body_of(reader, headers)])
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-            writer.close()
-            if kept and not begun:
-                raise _Stale from None
-            raise self._connection.unreachable(error) from error
-        except BaseException:
-            writer.close()  # the server stops working for a connection that is gone
-            raise
+            return answer.status, await answer.read()
         finally:
-            del self._waiting[pair]
-        if headers.get(b"connection", b"").lower() == b"close":
-            writer.close()
-        else:
-            self._idle.append((time.monotonic(), pair))
-        return status, raw
+            answer.close()
