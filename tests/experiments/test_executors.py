@@ -9,17 +9,11 @@ import pytest
 from comparison_rig import Rig, grid, wait_for
 
 from noa_lab.errors import UnknownName, Unsupported
-from noa_lab.experiments import Grid, Store, start
+from noa_lab.experiments import Grid, start
 from noa_lab.experiments.execution._batch import wanted_answers
 from noa_lab.experiments.execution._plain import taking_turns
 from noa_lab.inference import LlamaInferenceEngine
 from noa_lab.testing import FakeSlots, Faults
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
 
 
 class Servers:

@@ -14,17 +14,11 @@ import pytest
 from comparison_rig import GREEDY, WARM, Rig, grid, wait_for
 
 from noa_lab.errors import BadInput, Cancelled, ExperimentError, RequestRefused, UnknownName, Unreachable
-from noa_lab.experiments import Store, open_run, score, scorer_from_spec, start
+from noa_lab.experiments import open_run, score, scorer_from_spec, start
 from noa_lab.experiments.score._model import Case, choose, quoted
 from noa_lab.experiments.statistics import verdict
 from noa_lab.inference import ChatMessage, ContinuationLogprobs, InferenceConfig, TokenLogprob
 from noa_lab.testing import Reply, ScriptedEngine
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
 
 
 def _role(prompt: Any) -> str:

@@ -16,12 +16,6 @@ CONTAINS = score.contains("{{ expected }}")
 
 
 @pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
-
-
-@pytest.fixture
 def elsewhere(tmp_path):
     with Store(tmp_path / "elsewhere.db") as opened:
         yield opened

@@ -10,16 +10,10 @@ from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import BadInput, Cancelled, RequestRefused, RunBusy, RunUnfinished
 from noa_lab.events import Progress
-from noa_lab.experiments import Store, open_run, score, start
+from noa_lab.experiments import open_run, score, start
 from noa_lab.experiments.execution import _runner
 from noa_lab.experiments.store._labels import ask
 from noa_lab.testing import Reply
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
 
 
 def test_pause_lets_cells_in_flight_finish_and_resume_does_the_rest(store):

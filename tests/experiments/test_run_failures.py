@@ -9,14 +9,8 @@ import pytest
 from comparison_rig import CONTAINS, Rig, grid, run_to_end
 
 from noa_lab.errors import RequestRefused, ServerExited, StreamBroken, Unreachable
-from noa_lab.experiments import Store, open_run, start
+from noa_lab.experiments import open_run, start
 from noa_lab.testing import Reply
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
 
 
 def lost(kind=Unreachable):

@@ -9,12 +9,6 @@ from noa_lab.errors import BadInput, BudgetSpent, Cancelled, RunBusy, RunUnfinis
 from noa_lab.experiments import Budget, Store, delete, list_runs, open_run, purge, restore, start
 
 
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
-
-
 def finished(store, made=None, **options):
     return start(made or grid(2), store=store, engine_for=Rig(), **options).result(timeout=30)
 

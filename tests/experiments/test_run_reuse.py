@@ -6,13 +6,7 @@ import pytest
 from comparison_rig import CONTAINS, GREEDY, WARM, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import ExperimentError, RequestRefused
-from noa_lab.experiments import Prompt, Store, open_run, start
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
+from noa_lab.experiments import Prompt, open_run, start
 
 
 def test_the_same_grid_continues_its_run_and_asks_nothing_again(store):

@@ -6,13 +6,7 @@ import pytest
 from comparison_rig import CONTAINS, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import BadInput, RequestRefused
-from noa_lab.experiments import Store, open_run, score, start
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
+from noa_lab.experiments import open_run, score, start
 
 
 def test_other_scorers_score_the_stored_answers_without_asking(store):

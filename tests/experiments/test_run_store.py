@@ -25,12 +25,6 @@ from noa_lab.experiments.store._lease import acquire, release, renew
 from noa_lab.experiments.store._writer import Change, Writer
 
 
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
-
-
 def add(store: Store, made=None, **changes) -> str:
     made = made or grid(2)
     values = {"name": "n", "scorers": [], "provenance": {"engines": {}}, "executor": "auto", "fresh": True, **changes}

@@ -14,13 +14,6 @@ from noa_lab.errors import BadInput, RequestRefused, TemplateInvalid
 from noa_lab.experiments import Store, list_runs, score, start
 from noa_lab.experiments._run_table import COLUMNS
 
-
-@pytest.fixture
-def store(tmp_path):
-    with Store(tmp_path / "runs.db") as opened:
-        yield opened
-
-
 # What a run gives
 
 
