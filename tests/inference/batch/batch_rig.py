@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from noa_lab.inference import ChatMessage, Completion, InferenceConfig, LlamaInferenceEngine
-from noa_lab.inference.batch import BatchQuestion
+from noa_lab.inference.batch import BatchQuestion, Speeds
 
 GREEDY = InferenceConfig(temperature=0.0, max_tokens=8)
 WARM = InferenceConfig(temperature=0.8, max_tokens=8)
+
+
+class Unhurried(Speeds):
+    """Never lets a prompt be evaluated twice for the sake of time: how often that pays depends on how busy the machine is."""
+
+    def worth(self, tokens: int, generated: float, lanes: int) -> bool:
+        return False
 
 
 @dataclass
@@ -72,10 +79,19 @@ async def question(lanes: Any, wish: Wish) -> BatchQuestion:
     return BatchQuestion(wish, text, tokens, wish.config, seeds, wish.arm)
 
 
-def answer_all(base_url: str, wishes: list[Wish], *, window: int = 100, sink: Sink | None = None, api_key=None):
+def answer_all(
+    base_url: str,
+    wishes: list[Wish],
+    *,
+    window: int = 100,
+    sink: Sink | None = None,
+    api_key: str | None = None,
+    speeds: Speeds | None = None,
+):
     """Run a batch on a llama-server; returns the sink and the lanes."""
     sink = sink or Sink()
     with LlamaInferenceEngine(base_url, "m", api_key) as engine:
         lanes = engine.batch()
+        lanes.speeds = speeds or lanes.speeds
         asyncio.run(run(lanes, wishes, sink, window))
     return sink, lanes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from batch_rig import GREEDY, WARM, Wish, answer_all
+from batch_rig import GREEDY, WARM, Unhurried, Wish, answer_all
 from inference_server import start_server, stop_server
 
 from noa_lab.inference import ChatMessage, LlamaClient, LlamaInferenceEngine
@@ -50,7 +50,7 @@ def least(server, wishes) -> int:
 
 def test_copied_trunks_are_evaluated_once(saving_server):
     wishes = documents()
-    sink, lanes = answer_all(saving_server.url, wishes, api_key=saving_server.key)
+    sink, lanes = answer_all(saving_server.url, wishes, api_key=saving_server.key, speeds=Unhurried())
     assert len(sink.answers) == sum(wish.answers for wish in wishes)
     assert lanes.facts.copying
     assert lanes.facts.evaluated == lanes.facts.expected
