@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, print_json, print_table, say, size
+from noa_lab.cli._terminal import TerminalReport, print_json, print_table, say
 from noa_lab.errors import BadInput
+from noa_lab.tables import size
 from noa_lab.workbench import Lab
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def list_models(tags: tuple[str, ...], as_json: bool) -> None:
     table = [
         (
             row.name + (" (default)" if row.default else ""),
-            "yes" if row.installed else "",
+            "yes" if row.installed else "gone" if row.missing else "",
             row.size or "?",
             row.needs or "?",
             row.fits or "?",

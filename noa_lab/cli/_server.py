@@ -11,8 +11,9 @@ import click
 
 from noa_lab import server
 from noa_lab.cli._server_options import server_options, server_settings
-from noa_lab.cli._terminal import TerminalReport, print_json, printable, say
+from noa_lab.cli._terminal import TerminalReport, print_json, say
 from noa_lab.errors import BadInput, ServerMissing
+from noa_lab.tables import printable
 from noa_lab.workbench import Lab
 
 POLL_SECONDS = 0.5

@@ -7,9 +7,10 @@ import sys
 import click
 
 from noa_lab import server
-from noa_lab.cli._terminal import duration, print_json, print_table, say, size
+from noa_lab.cli._terminal import print_json, print_table, say
 from noa_lab.errors import BadInput
 from noa_lab.server import ServerStatus
+from noa_lab.tables import duration, size
 from noa_lab.workbench import Lab
 
 __all__ = ["COMMANDS"]
@@ -22,7 +23,7 @@ __all__ = ["COMMANDS"]
 def status(name: str | None, as_json: bool, show_key: bool) -> None:
     """List the servers that are up; with NAME, show all about one: slots, memory, where each setting comes from."""
     lab = Lab()
-    found = lab.servers()
+    found: list[ServerStatus] = lab.servers()
     if name is not None:
         found = [one for one in found if one.name == name]
         if not found:
@@ -30,7 +31,7 @@ def status(name: str | None, as_json: bool, show_key: bool) -> None:
     if show_key:
         _show_keys(lab, found)
         return
-    foreign = [] if name is not None else server.foreign_servers(lab.home)
+    foreign: list[ServerStatus] = [] if name is not None else server.foreign_servers(lab.home)
     if as_json:
         print_json({"servers": [one.as_dict() for one in found], "foreign": [one.as_dict() for one in foreign]})
         return

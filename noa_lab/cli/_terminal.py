@@ -11,28 +11,12 @@ from typing import Any
 
 from noa_lab.errors import NoaLabError
 from noa_lab.events import Progress
+from noa_lab.tables import duration, printable, size
 
-__all__ = ["TerminalReport", "duration", "print_error", "print_json", "print_table", "printable", "say", "size"]
+__all__ = ["TerminalReport", "print_error", "print_json", "print_table", "say"]
 
 LIVE_SECONDS = 0.1
 PLAIN_SECONDS = 15.0
-
-
-def size(count: float) -> str:
-    """Bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    whole = round(seconds)
-    return (
-        f"{seconds:.1f} s" if seconds < 10 else f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"
-    )
 
 
 class TerminalReport:
@@ -120,26 +104,3 @@ def say(text: str, *, end: str = "\n") -> None:
     """Text on standard output that may come from a model, a repository or a file: it cannot drive the terminal."""
     sys.stdout.write(printable(text) + end)
     sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """The text with every character replaced that a terminal could obey (C0 and C1 controls) or that turns text around (bidi).
-
-    Line feeds and tabs stay.
-    """
-    return text.translate(_OBEYED)
-
-
-_OBEYED = {
-    code: "\ufffd"
-    for code in (
-        *range(0x20),
-        *range(0x7F, 0xA0),
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-        0x061C,
-        0x200E,
-        0x200F,
-    )
-    if chr(code) not in "\n\t"
-}

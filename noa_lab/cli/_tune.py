@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from noa_lab.cli._terminal import TerminalReport, duration, print_json, print_table
+from noa_lab.cli._terminal import TerminalReport, print_json, print_table
 from noa_lab.errors import BadInput
 from noa_lab.server import Tuned
+from noa_lab.tables import duration
 from noa_lab.workbench import Lab
 
 __all__ = ["COMMANDS"]

@@ -7,7 +7,7 @@ from noa_lab.experiments import score
 from noa_lab.experiments._comparison_file import Comparison, load_comparison
 from noa_lab.experiments._estimate import Estimate, estimate
 from noa_lab.experiments._run import Run
-from noa_lab.experiments._run_start import RunSummary, list_runs, open_run, start
+from noa_lab.experiments._run_start import RunList, RunSummary, list_runs, open_run, start
 from noa_lab.experiments.execution._budget import Budget
 from noa_lab.experiments.execution._identity import IdentityFor
 from noa_lab.experiments.execution._plan import Plan
@@ -63,6 +63,7 @@ __all__ = [
     "Requested",
     "Run",
     "RunFacts",
+    "RunList",
     "RunProgress",
     "RunSummary",
     "Scorer",

@@ -21,8 +21,9 @@ from noa_lab.experiments.grid._cells import execution_order
 from noa_lab.experiments.grid._grid import Grid
 from noa_lab.experiments.score._base import Scorer
 from noa_lab.experiments.store._store import Store
+from noa_lab.tables import TableList
 
-__all__ = ["RunSummary", "list_runs", "open_run", "start"]
+__all__ = ["RunList", "RunSummary", "list_runs", "open_run", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,41 @@ class RunSummary:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self) | {name: list(getattr(self, name)) for name in ("models", "prompts", "tags")}
+
+
+class RunList(TableList[RunSummary]):
+    """Runs; a table in a notebook, and `pandas.DataFrame` takes it."""
+
+    _heads = (
+        "Run",
+        "Name",
+        "Status",
+        "Answers",
+        "Failed",
+        "Created (UTC)",
+        "Models",
+        "Prompts",
+        "Executor",
+        "Tags",
+        "Note",
+    )
+    _short = ("Run", "Name", "Status", "Answers", "Created (UTC)", "Prompts")
+    _empty = "No runs here: lab.compare(...) starts one."
+
+    def _cells(self, row: RunSummary) -> tuple[object, ...]:
+        return (
+            row.run_id,
+            row.name,
+            row.status,
+            f"{row.done} of {row.total}",
+            row.failed or "",
+            row.created[:16].replace("T", " "),
+            ", ".join(row.models),
+            ", ".join(row.prompts),
+            row.executor,
+            ", ".join(row.tags),
+            row.note,
+        )
 
 
 def start(
@@ -179,7 +215,7 @@ def open_run(
     return Run(store, run_id, engine_for=engine_for, scorers=scorers, identity_for=identity_for, hindrance=hindrance)
 
 
-def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) -> list[RunSummary]:
+def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) -> RunList:
     """All runs, newest first.
 
     Args:
@@ -187,7 +223,7 @@ def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) ->
         tag: Only those with this label.
         deleted: Those in the bin instead.
     """
-    return [
+    return RunList(
         RunSummary(
             run_id=row["run_id"],
             name=row["name"],
@@ -204,4 +240,4 @@ def list_runs(store: Store, *, tag: str | None = None, deleted: bool = False) ->
         )
         for row in store.runs(deleted=deleted)
         if tag is None or tag in row["tags"]
-    ]
+    )

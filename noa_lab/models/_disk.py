@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from noa_lab.models._fetch import installed
 from noa_lab.models._file import ModelFile
-from noa_lab.models._remove import broken_links
+from noa_lab.models._gone import broken_links, gone_elsewhere
 from noa_lab.models._unfinished import unfinished
 from noa_lab.models._users import owner_of
 from noa_lab.models.stores import stored_models
@@ -20,7 +20,7 @@ from noa_lab.paths import Home
 
 __all__ = ["DiskReport", "DiskUse", "disk_report"]
 
-Kind = Literal["model", "link", "second name", "unfinished", "broken link", "other tool"]
+Kind = Literal["model", "link", "second name", "unfinished", "broken link", "gone", "other tool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,8 @@ class DiskUse:
     Attributes:
         name: Name of the model, the download or the tool.
         kind: "model" (our own bytes), "link" (to another tool's file), "second name" (of bytes that have another one), "unfinished" (a
-            download), "broken link" (its file was deleted), "other tool" (models that it has here).
+            download), "broken link" (its file was deleted), "gone" (the same of a model that was used where it lay), "other tool"
+            (models that it has here).
         bytes: What it takes and would free; of an "other tool" what its models take.
         path: Where it is; of a download of a model where it comes from.
         note: What else is to be said.
@@ -136,6 +137,10 @@ def _taken(path: Path) -> int:
 def _broken(home: Home) -> Iterator[DiskUse]:
     for name, path in broken_links(home).items():
         yield DiskUse(name, "broken link", 0, str(path), f"{path.readlink()} is gone: `noa-lab models remove {name}`")
+    for model in gone_elsewhere(home):
+        yield DiskUse(
+            model.name, "gone", 0, str(model.path), f'its file is gone: `noa-lab models remove "{model.path}"`'
+        )
 
 
 def _other_tools() -> Iterator[DiskUse]:

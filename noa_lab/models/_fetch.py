@@ -13,6 +13,7 @@ from noa_lab.models._file import ModelFile
 from noa_lab.models._from_pypi import from_pypi
 from noa_lab.models._from_web import from_web, web_name
 from noa_lab.models._gguf import read_gguf
+from noa_lab.models._gone import broken_links
 from noa_lab.models._hub import from_hub
 from noa_lab.models._local import CHECK, hashed, known_local, local, unrecorded
 from noa_lab.models._place import Wanted, check_hash, place
@@ -156,6 +157,7 @@ def _wanted(reference: Reference, ref: str, home: Home) -> Wanted:
         case Named(name):
             known = catalogue()
             if name not in known:
+                _check_there(name, home)
                 choices = {*known.names(), *(model.name for model in installed(home))}
                 raise UnknownModel.among("model", name, choices, where="the catalogue")
             entry = known.get(name)
@@ -169,6 +171,24 @@ def _wanted(reference: Reference, ref: str, home: Home) -> Wanted:
         case _:
             # What the file is called, the hub will say.
             return Wanted(ref.replace("/", "-").replace(":", "-").replace("@", "-"), (ref,), "")
+
+
+def _check_there(name: str, home: Home) -> None:
+    """Say of an imported model whose file is gone where that was.
+
+    Raises:
+        UnknownModel: When it is gone.
+    """
+    link = broken_links(home).get(name)
+    if link is not None:
+        raise UnknownModel(
+            f"The file of the model {name!r} is gone: {link.readlink()}.",
+            fix=f"Put it back, or forget the model with `noa-lab models remove {name}`.",
+            kind="model",
+            name=name,
+            nearest=None,
+            known=[],
+        )
 
 
 def _from_file_name(file: str, ref: str) -> Wanted:

@@ -13,12 +13,13 @@ from noa_lab.models._catalogue import catalogue
 from noa_lab.models._disk import DiskReport, disk_report
 from noa_lab.models._fetch import fetch, find, installed, verify
 from noa_lab.models._file import ModelFile
+from noa_lab.models._gone import gone_model
 from noa_lab.models._import import find_stored, import_model
 from noa_lab.models._listing import ModelList
 from noa_lab.models._local import remember
 from noa_lab.models._quantize import quantization_types, quantize
 from noa_lab.models._reference import LocalPath, Named, PypiFile, parse_reference
-from noa_lab.models._remove import Removal, broken_model, plan_giving_up, plan_removal, remove
+from noa_lab.models._remove import Removal, plan_giving_up, plan_removal, remove
 from noa_lab.models._unfinished import discard_unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit, header_elsewhere
 from noa_lab.models.stores import StoredModel, StoredModels, stored_models
@@ -53,7 +54,10 @@ class Models:
         return catalogue().default.name
 
     def list(self) -> ModelList:
-        """The catalogue's models, then those on disk that it does not name; whether each fits, by a quick look."""
+        """The catalogue's models, then those on disk that it does not name; whether each fits, by a quick look.
+
+        A table in a notebook; `pandas.DataFrame(lab.models.list())` has all that is known of them.
+        """
         return _listing.list_models(self._home)
 
     def get(self, ref: str | None = None, *, report: Report = silent, cancel: CancelToken | None = None) -> ModelFile:
@@ -275,19 +279,21 @@ class Models:
         Raises:
             UnknownModel: When the model is not here.
         """
-        model = self.find(ref) or broken_model(ref, self._home)
+        model = gone_model(ref, self._home) or self.find(ref)
         giving_up = plan_giving_up(ref, self._home) if model is None else None
         return giving_up[0] if giving_up is not None else plan_removal(model or self._here(ref), self._home)
 
     def remove(self, ref: str) -> Removal:
         """Remove a model, or give up an interrupted download. A file of another tool stays; only the link to it goes.
 
+        A model whose file is gone is forgotten: one that was imported by its name, one that was used where it lay by its path.
+
         Raises:
             UnknownModel: When the model is not here.
             BadInput: When a server runs it, or it is being fetched right now.
             SetupError: When a file cannot be deleted.
         """
-        model = self.find(ref) or broken_model(ref, self._home)
+        model = gone_model(ref, self._home) or self.find(ref)
         giving_up = plan_giving_up(ref, self._home) if model is None else None
         if giving_up is None:
             return remove(model or self._here(ref), self._home)

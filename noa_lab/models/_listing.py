@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from noa_lab.errors import NoaLabError
 from noa_lab.models._catalogue import CatalogueEntry, catalogue
 from noa_lab.models._fetch import find, installed
 from noa_lab.models._file import ModelFile
+from noa_lab.models._gone import broken_links
 from noa_lab.models._unfinished import unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit, fit_of_file
 from noa_lab.paths import Home
 from noa_lab.runtime import FreeMemory, free_memory
+from noa_lab.tables import TableList
 
 __all__ = ["ModelList", "ModelListing", "list_models"]
 
@@ -40,6 +42,7 @@ class ModelListing:
         sources: Where it is got from, in this order; empty for what only this machine has.
         sha256: Hash of the file; None where it is not known before the hub is asked.
         note: What else the catalogue says.
+        missing: Where the file of an imported model was, when it is gone; "" otherwise.
     """
 
     name: str
@@ -59,43 +62,36 @@ class ModelListing:
     sources: tuple[str, ...] = ()
     sha256: str | None = None
     note: str = ""
+    missing: str = ""
 
 
-class ModelList(tuple[ModelListing, ...]):
-    """Rows of models; a table in a notebook."""
+class ModelList(TableList[ModelListing]):
+    """Rows of models; a table in a notebook, and `pandas.DataFrame` takes it."""
 
-    __slots__ = ()
-    _HEADS = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Tags", "Licence")
+    _heads = ("Model", "Here", "Size", "Quantisation", "Context", "Needs", "Fits", "For", "Tags", "Licence")
+    _short = ("Model", "Here", "Size", "Fits", "For")
+    _empty = "There are no models."
 
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in self._HEADS)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
-
-    def _rows(self) -> Iterator[str]:
-        for row in self:
-            cells = (
-                row.name + (" (default)" if row.default else ""),
-                "yes" if row.installed else "no",
-                row.size or "?",
-                row.quantization,
-                f"{row.context_length:,}" if row.context_length else "?",
-                row.needs or "?",
-                row.fits or "?",
-                row.use_case,
-                ", ".join(row.tags),
-                row.licence,
-            )
-            yield "<tr>" + "".join(map(_cell, cells, self._HEADS)) + "</tr>"
-
-
-def _cell(text: str, head: str) -> str:
-    # JupyterLab's tables are right-aligned; sentences are not read well that way.
-    style = "text-align: left" if head in {"For", "Tags", "Licence"} else "white-space: nowrap"
-    return f'<td style="{style}">{html.escape(text)}</td>'
+    def _cells(self, row: ModelListing) -> tuple[object, ...]:
+        return (
+            row.name + (" (default)" if row.default else ""),
+            "yes" if row.installed else "gone" if row.missing else "no",
+            row.size or "?",
+            row.quantization,
+            f"{row.context_length:,}" if row.context_length else "?",
+            row.needs or "?",
+            row.fits or "?",
+            row.use_case,
+            ", ".join(row.tags),
+            row.licence,
+        )
 
 
 def list_models(home: Home) -> ModelList:
-    """The catalogue's models, then those on disk that it does not name; asks no network and starts nothing."""
+    """The catalogue's models, then those on disk that it does not name, then those whose file is gone.
+
+    Asks no network and starts nothing.
+    """
     known = catalogue()
     free = free_memory()
     half = {each.name: each.here_bytes for each in unfinished(home)}
@@ -106,7 +102,9 @@ def list_models(home: Home) -> ModelList:
     ]
     named = {model.path for model in here.values() if model is not None}
     others = [model for model in installed(home) if model.name not in known and model.path not in named]
-    return ModelList([*rows, *(_of_file(model, home, free) for model in others)])
+    files = {entry.file for entry in known}  # the catalogue's own are shown above, as not here
+    gone = [_of_link(name, link) for name, link in broken_links(home).items() if link.name not in files]
+    return ModelList([*rows, *(_of_file(model, home, free) for model in others), *gone])
 
 
 def _of_entry(
@@ -157,6 +155,22 @@ def _of_file(model: ModelFile, home: Home, free: FreeMemory) -> ModelListing:
         needs_bytes=fit.bytes if fit is not None else None,
         needs=_needs(fit),
         sha256=model.sha256,
+    )
+
+
+def _of_link(name: str, link: Path) -> ModelListing:
+    target = str(link.readlink())
+    return ModelListing(
+        name=name,
+        installed=False,
+        default=False,
+        size_bytes=None,
+        size="",
+        quantization="",
+        context_length=None,
+        licence="",
+        use_case=f"nothing now: its file is gone ({target}); put it back, or run `noa-lab models remove {name}`",
+        missing=target,
     )
 
 

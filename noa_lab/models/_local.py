@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from noa_lab.errors import ModelFileBroken, UnknownModel
 from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.models._place import sha256_of_parts
-from noa_lab.models._record import hash_file, read_record, record_path, recorded, write_record
+from noa_lab.models._record import hash_file, read_record, record_elsewhere, record_path, recorded, write_record
 from noa_lab.models._split import part_names, read_parts, whole_name
 from noa_lab.paths import Home
 
@@ -44,7 +42,9 @@ def local(path: Path, home: Home, report: Report, cancel: CancelToken | None) ->
 def remember(model: ModelFile, home: Home) -> None:
     """Write down what is known of a model that was not fetched: beside it in the models folder, in the home for one elsewhere."""
     inside = model.path.is_relative_to(home.models)
-    write_record(model, model.path, record_path(model.path) if inside else _local_record(model.path, home))
+    record = record_path(model.path) if inside else record_elsewhere(model.path, home)
+    record.parent.mkdir(exist_ok=True)
+    write_record(model, model.path, record)
 
 
 def known_local(path: Path, home: Home) -> ModelFile:
@@ -55,13 +55,7 @@ def known_local(path: Path, home: Home) -> ModelFile:
     """
     names = part_names(path.name)
     first = path.absolute().with_name(names[0]) if names else path.absolute()
-    return recorded(first) or read_record(first, _local_record(first, home)) or unrecorded(first)
-
-
-def _local_record(path: Path, home: Home) -> Path:
-    folder = home.models / ".elsewhere"
-    folder.mkdir(exist_ok=True)
-    return folder / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
+    return recorded(first) or read_record(first, record_elsewhere(first, home)) or unrecorded(first)
 
 
 def unrecorded(path: Path) -> ModelFile:

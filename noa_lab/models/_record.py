@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from noa_lab.events import CancelToken, Progress, Report
 from noa_lab.models._file import ModelFile, ModelPart
 from noa_lab.paths import Home, write_atomic
 
-__all__ = ["hash_file", "read_record", "record_path", "recorded", "records_of_home", "write_record"]
+__all__ = ["hash_file", "read_record", "record_elsewhere", "record_path", "recorded", "records_of_home", "write_record"]
 
 _CHUNK_BYTES = 2**20
 
@@ -34,6 +35,11 @@ class _Stamp:
 def record_path(path: Path) -> Path:
     """The record of a file in the models folder."""
     return path.with_name(f"{path.name}.json")
+
+
+def record_elsewhere(path: Path, home: Home) -> Path:
+    """The record of a file that is used where it lies."""
+    return home.models / ".elsewhere" / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
 
 
 def write_record(model: ModelFile, bytes_at: Path, record: Path, *, locked: bool = False) -> None:

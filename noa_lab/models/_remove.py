@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import BadInput, SetupError
-from noa_lab.models._file import ModelFile, ModelMetadata, ModelPart
-from noa_lab.models._record import record_path
-from noa_lab.models._split import whole_name
+from noa_lab.models._file import ModelFile
+from noa_lab.models._record import record_elsewhere, record_path
 from noa_lab.models._unfinished import unfinished
 from noa_lab.models._users import children_of, owner_of, servers_with
 from noa_lab.paths import Home
 
-__all__ = ["Removal", "broken_links", "broken_model", "plan_giving_up", "plan_removal", "remove"]
+__all__ = ["Removal", "plan_giving_up", "plan_removal", "remove"]
 
 _HOW = {
     "Hugging Face": "`hf cache ls` and `hf cache rm` free it",
@@ -66,16 +63,16 @@ def plan_removal(model: ModelFile, home: Home) -> Removal:
     for file in model.files:
         inside = file.parent.resolve().is_relative_to(home.models.resolve())
         if not inside:
-            stays.append(_stays(file, owner_of(file, home)))
+            stays += [_stays(file, owner_of(file, home))] if file.exists() else []
             continue
         deletes.append(file)
         if file.is_symlink():
-            stays.append(_stays(file.resolve(), owner_of(file, home)))
+            stays += [_stays(file.resolve(), owner_of(file, home))] if file.exists() else []
         elif file.stat().st_nlink > 1:
             stays.append(f"The bytes of {file.name} have another name on this disk and stay under that.")
         else:
             frees += file.stat().st_size
-    deletes += [path for path in (record_path(model.path), _record_elsewhere(model.path, home)) if path.exists()]
+    deletes += [path for path in (record_path(model.path), record_elsewhere(model.path, home)) if path.exists()]
     used, children = servers_with(model, home), children_of(model, home)
     return Removal(model.name, tuple(deletes), frees, tuple(stays), tuple(used), tuple(children))
 
@@ -83,11 +80,6 @@ def plan_removal(model: ModelFile, home: Home) -> Removal:
 def _stays(file: Path, owner: str) -> str:
     whose = "is yours" if owner == "you" else f"belongs to {owner}"
     return f"{file} {whose} and stays: {_HOW.get(owner, _HOW['you'])}."
-
-
-def _record_elsewhere(path: Path, home: Home) -> Path:
-    """What is remembered of a file that is used where it lies."""
-    return home.models / ".elsewhere" / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
 
 
 def remove(model: ModelFile, home: Home) -> Removal:
@@ -125,27 +117,6 @@ def _delete(path: Path) -> None:
         reason = error.strerror or str(error)
         fix = "Close the programs that use it, then try again."
         raise SetupError(f"{path} cannot be deleted: {reason}.", fix=fix, path=str(path)) from None
-
-
-def broken_links(home: Home) -> dict[str, Path]:
-    """Links of the models folder whose files are gone, by the name of the model; of a split model the first of them."""
-    found: dict[str, Path] = {}
-    for path in sorted([*home.models.glob("*.gguf"), *home.models.glob("*/*.gguf")]):
-        if path.is_symlink() and not path.exists():
-            found.setdefault(whole_name(path.name), path)
-    return found
-
-
-def broken_model(name: str, home: Home) -> ModelFile | None:
-    """A model that is nothing but links to files that are gone, as far as it can be told; None where there is none of this name."""
-    place = broken_links(home).get(name)
-    if place is None:
-        return None
-    files = [place] if place.parent == home.models else sorted(place.parent.glob("*.gguf"))
-    parts = tuple(ModelPart(file, "", 0) for file in files)
-    nothing = ModelMetadata("", "", 0, 0, 0, 0, 0, 0, 0, "", None, 0)
-    source = str(place.readlink())
-    return ModelFile(name, files[0], "", 0, source, verified=False, metadata=nothing, parts=parts)
 
 
 def plan_giving_up(ref: str, home: Home) -> tuple[Removal, str] | None:

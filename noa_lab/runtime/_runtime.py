@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from noa_lab.errors import UnknownName
+from noa_lab.tables import TableList
 
 __all__ = ["Runtime", "RuntimeList"]
 
@@ -109,25 +108,13 @@ class Runtime:
         return {name: value for name, value in self.as_dict().items() if name not in {"marks", "notes"}}
 
 
-class RuntimeList(tuple[Runtime, ...]):
+class RuntimeList(TableList[Runtime]):
     """The llama.cpp builds of a home; a table in a notebook, and `pandas.DataFrame` takes it."""
 
-    __slots__ = ()
+    _heads = ("Runtime", "Used as", "Release", "Build", "Commit", "Backend", "Came from", "Threads")
+    _short = ("Runtime", "Used as", "Release", "Backend", "Came from", "Threads")
+    _empty = "No llama.cpp is installed yet: lab.install() gets one."
 
-    def _repr_html_(self) -> str:
-        if not self:
-            return "<div>No llama.cpp is installed yet: lab.install() gets one.</div>"
-        heads = ("Runtime", "Used as", "Release", "Build", "Commit", "Backend", "Came from", "Threads")
-        head = "".join(f"<th>{name}</th>" for name in heads)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(self._rows())}</tbody></table>"
-
-    def _rows(self) -> Iterator[str]:
-        for row in self:
-            marks = ", ".join(row.marks)
-            cells = (row.id, marks, row.tag, row.build_number, row.commit, row.backend, row.source, row.threads)
-            yield "<tr>" + "".join(map(_cell, cells)) + "</tr>"
-
-
-def _cell(value: object) -> str:
-    # JupyterLab's tables are right-aligned; names are not read well that way.
-    return f'<td style="text-align: left; white-space: nowrap">{html.escape(str(value))}</td>'
+    def _cells(self, row: Runtime) -> tuple[object, ...]:
+        marks = ", ".join(row.marks)
+        return (row.id, marks, row.tag, row.build_number, row.commit, row.backend, row.source, row.threads)

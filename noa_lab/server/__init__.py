@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noa_lab.server._checks import CheckResult, address_of, test_server
+    from noa_lab.server._checks import CheckList, CheckResult, address_of, test_server
     from noa_lab.server._foreign import foreign_servers
     from noa_lab.server._keep import keep
     from noa_lab.server._log_settings import LogSettings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from noa_lab.server._serve import attach, serve
     from noa_lab.server._server import ApiKey, Server
     from noa_lab.server._settings import ServerSettings
-    from noa_lab.server._status import ServerStatus, find, missing, read_log, servers
+    from noa_lab.server._status import ServerList, ServerStatus, find, missing, read_log, servers
     from noa_lab.server._stop import stop, stop_all
     from noa_lab.server.router._plan_router import plan_router
     from noa_lab.server.router._router import Router
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiKey",
+    "CheckList",
     "CheckResult",
     "LogSettings",
     "Router",
     "Server",
+    "ServerList",
     "ServerRecord",
     "ServerSettings",
     "ServerStatus",
@@ -57,10 +59,12 @@ __all__ = [
 
 _HOMES = {
     "ApiKey": "_server",
+    "CheckList": "_checks",
     "CheckResult": "_checks",
     "LogSettings": "_log_settings",
     "Router": "router._router",
     "Server": "_server",
+    "ServerList": "_status",
     "ServerRecord": "_record",
     "ServerSettings": "_settings",
     "ServerStatus": "_status",

@@ -13,11 +13,12 @@ from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import owns_port
 from noa_lab.server._record import read_records
 from noa_lab.server._status import find, missing, servers
+from noa_lab.tables import TableList
 
 if TYPE_CHECKING:
     from noa_lab.paths import Home
 
-__all__ = ["CheckResult", "address_of", "test_server"]
+__all__ = ["CheckList", "CheckResult", "address_of", "test_server"]
 
 _PROMPT = "Hello, my name is"
 _TOKENS = 8
@@ -46,6 +47,17 @@ class CheckResult:
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
+
+
+class CheckList(TableList[CheckResult]):
+    """What was checked; a table in a notebook, and `pandas.DataFrame` takes it."""
+
+    _heads = ("Check", "Passed", "Took", "Tokens/s", "Found")
+    _empty = "Nothing was checked."
+
+    def _cells(self, row: CheckResult) -> tuple[object, ...]:
+        rate = f"{row.tokens_per_second:.0f}" if row.tokens_per_second else ""
+        return (row.name, "yes" if row.ok else "no", f"{row.ms:.0f} ms", rate, row.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,7 @@ def test_server(
     api_key: str | None = None,  # noqa: PT028
     *,
     timeout: float = 60.0,  # noqa: PT028
-) -> list[CheckResult]:
+) -> CheckList:
     """Check the health and one completion of a server, ours or any other; it is talked to and nothing else.
 
     llama-server's own endpoints are tried first, then OpenAI's (/v1/models, /v1/completions), which other servers have.
@@ -110,10 +122,12 @@ def test_server(
     """
     address = url.rstrip("/").removesuffix("/v1")
     key = str(api_key or "")
-    return [
-        _timed("health", lambda: _health(address, key, min(timeout, 10.0))),
-        _timed("completion", lambda: _completion(address, key, timeout)),
-    ]
+    return CheckList(
+        (
+            _timed("health", lambda: _health(address, key, min(timeout, 10.0))),
+            _timed("completion", lambda: _completion(address, key, timeout)),
+        )
+    )
 
 
 # pytest collects functions with this prefix wherever a test module imports them.

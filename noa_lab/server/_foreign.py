@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.server._record import read_records
-from noa_lab.server._status import ServerStatus
+from noa_lab.server._status import ForeignServerList, ServerStatus
 
 if TYPE_CHECKING:
     from noa_lab.paths import Home
@@ -18,7 +18,7 @@ __all__ = ["foreign_servers"]
 _PROGRAMS = frozenset(("llama-server", "llama-server.exe"))
 
 
-def foreign_servers(home: Home) -> list[ServerStatus]:
+def foreign_servers(home: Home) -> ForeignServerList:
     """llama-servers that run here and have no record in `home`, as far as this user may see them; state "foreign".
 
     Their key and their command line, which may hold one, are not read out; nothing is sent to them.
@@ -27,7 +27,7 @@ def foreign_servers(home: Home) -> list[ServerStatus]:
 
     # The record of one that was only just started, or started again, may not name it yet: its parent tells.
     watchers = {record.watcher.pid for record in read_records(home) if record.watcher is not None and record.watched}
-    found = []
+    found = ForeignServerList()
     for process in psutil.process_iter(["ppid", "name", "status"]):
         info = process.info
         if info["name"] in _PROGRAMS and info["ppid"] not in watchers and info["status"] != psutil.STATUS_ZOMBIE:

@@ -19,11 +19,23 @@ from noa_lab.server._log import follow, log_path, redact, tail
 from noa_lab.server._probe import as_slot
 from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder
 from noa_lab.server._vitals import vitals_of
+from noa_lab.tables import TableList, duration, size
 
 if TYPE_CHECKING:
     from noa_lab.paths import Home
 
-__all__ = ["ServerStatus", "ask_watcher", "find", "log_lines", "missing", "read_log", "servers", "status_of"]
+__all__ = [
+    "ForeignServerList",
+    "ServerList",
+    "ServerStatus",
+    "ask_watcher",
+    "find",
+    "log_lines",
+    "missing",
+    "read_log",
+    "servers",
+    "status_of",
+]
 
 _QUICK = 1.0
 _FACTS = ("phase", "loaded", "tokens_per_second_now", "memory_bytes", "memory_peak_bytes")
@@ -99,13 +111,41 @@ class ServerStatus:
         return asdict(self)
 
 
-def servers(home: Home) -> list[ServerStatus]:
+class ServerList(TableList[ServerStatus]):
+    """Servers as they do at one moment; a table in a notebook, and `pandas.DataFrame` takes it."""
+
+    _heads = ("Server", "State", "Model", "Address", "Slots", "Tokens/s", "Memory", "Up", "Holders")
+    _short = ("Server", "State", "Address", "Slots", "Memory", "Up")
+    _empty = "No server is up: lab.serve() starts one."
+
+    def _cells(self, row: ServerStatus) -> tuple[object, ...]:
+        rate = row.tokens_per_second_now or row.tokens_per_second
+        return (
+            row.name,
+            row.state if row.loaded is None else f"{row.state} {row.loaded:.0%}",
+            row.model,
+            row.base_url,
+            f"{row.slots_busy} of {row.slots_total}" if row.slots_total else "",
+            f"{rate:.0f}" if rate else "",
+            size(row.memory_bytes) if row.memory_bytes else "",
+            duration(row.uptime_seconds) if row.uptime_seconds else "",
+            row.holders if row.state != "foreign" else "",
+        )
+
+
+class ForeignServerList(ServerList):
+    """Servers of others."""
+
+    _empty = "No llama-server of others runs here."
+
+
+def servers(home: Home) -> ServerList:
     """All servers of this home that are up, starting or crashed. Records whose watcher is dead are cleaned up first."""
     if any(record.stale for record in read_records(home)):
         with registry_lock(home):
             clear_stale(home)
     found = [status_of(record) for record in read_records(home)]
-    return [status for status in found if status.state != "stopped"]  # it ended while it was being looked at
+    return ServerList(status for status in found if status.state != "stopped")  # it ended while it was being looked at
 
 
 def find(home: Home, name: str) -> ServerRecord | None:

@@ -7,7 +7,7 @@ from importlib import resources
 __all__ = ["CSS", "ESM"]
 
 _FOLDER = resources.files("noa_lab.widgets") / "static"
-_MODULES = ("dom.js", "blocks.js", "table.js", "panel.js")
+_MODULES = ("dom.js", "blocks.js", "csv.js", "table.js", "panel.js")
 
 ESM = "\n".join((_FOLDER / name).read_text("utf-8") for name in _MODULES)
 """The module that draws every panel."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from noa_lab.widgets._form import Form
 from noa_lab.widgets._view import (
-    PAGE,
     Block,
     Kind,
     button,
@@ -57,14 +56,13 @@ _FACTS = {
 }
 
 
-def catalogue(rows: Sequence[ModelListing], chosen: str, offset: int, page: int) -> Block:
+def catalogue(rows: Sequence[ModelListing], chosen: str) -> Block:
     """The models there are; the name of each chooses it."""
-    shown = [_row(row, row.name == chosen) for row in rows[offset : offset + page]]
-    return table("models", "Models", _COLUMNS, shown, offset=offset, total=len(rows), empty="The catalogue is empty.")
+    shown = [_row(row, row.name == chosen) for row in rows]
+    return table("models", "Models", _COLUMNS, shown, empty="The catalogue is empty.")
 
 
 def _row(row: ModelListing, chosen: bool) -> list[str | Block]:
-    half: list[tuple[Kind, str]] = [("info", f"{megabytes(row.here_bytes)} are here")] if row.here_bytes else []
     return [
         cell(
             row.name,
@@ -73,13 +71,19 @@ def _row(row: ModelListing, chosen: bool) -> list[str | Block]:
             args={"model": row.name},
             marks=[("info", "default")] if row.default else [],
         ),
-        cell("", marks=[("ok", "here")]) if row.installed else cell("no", marks=half),
+        _here(row),
         row.size or "?",
         row.needs or "?",
         cell("", marks=[(_FITS[row.fits], row.fits)]) if row.fits in _FITS else "?",
         f"{row.context_length:,}" if row.context_length else "?",
-        clip(row.use_case, 120),
+        clip(row.use_case, 240 if row.missing else 120),
     ]
+
+
+def _here(row: ModelListing) -> Block:
+    if row.installed or row.missing:
+        return cell("", marks=[("ok", "here") if row.installed else ("warn", "gone")])
+    return cell("no", marks=[("info", f"{megabytes(row.here_bytes)} are here")] if row.here_bytes else [])
 
 
 def memory(fit: Fit | None, problem: str) -> list[Block]:
@@ -191,7 +195,7 @@ def importing(form: Form, found: Sequence[StoredModel], *, enabled: bool) -> Blo
         "import-fold",
         "Use a model that is on this machine already",
         [
-            table("stored", "Models of other tools", columns, rows[:PAGE], total=min(PAGE, len(rows)), empty=nothing),
+            table("stored", "Models of other tools", columns, rows, empty=nothing),
             field("path", "A file or folder", form["path"], help="its bytes stay where they are", enabled=enabled),
             buttons("import-buttons", [button("import_path", "Import it", enabled=enabled)]),
         ],
@@ -203,7 +207,7 @@ def disk(report: DiskReport) -> Block:
     """What models take of the disk."""
     columns = [column("What"), column("Kind"), column("Takes", align="end"), column("Note", wide=True)]
     rows: list[list[str | Block]] = [
-        [use.name, use.kind, megabytes(use.bytes), clip(use.note, 160)] for use in report.uses[:20]
+        [use.name, use.kind, megabytes(use.bytes), clip(use.note, 240)] for use in report.uses
     ]
     words = f"{megabytes(report.own_bytes)} are taken, {megabytes(report.free_bytes)} are free in {report.folder}."
     return section(

@@ -73,6 +73,11 @@ class Found:
         return bool(self.details and self.details.get("installed"))
 
     @property
+    def gone(self) -> bool:
+        """Whether the chosen model was imported, and its file is there no more."""
+        return any(row.name == self.chosen and row.missing for row in self.here.rows)
+
+    @property
     def half(self) -> bool:
         """Whether an interrupted download of it is here; of a reference that has no name only the disk knows."""
         listed = any(row.name == self.chosen and row.here_bytes for row in self.here.rows)
@@ -95,7 +100,7 @@ def look_at_model(models: Models, here: Here, form: Form, closer: Closer | None)
     details, problem = _details(models, chosen)
     fit, fit_problem, mistakes = _fit(models, chosen, form, closer)
     found = Found(here, chosen, details, problem, fit, fit_problem, mistakes, None)
-    if not (found.installed or found.half):
+    if not (found.installed or found.half or found.gone):
         return found
     try:
         return replace(found, plan=models.plan_removal(chosen))

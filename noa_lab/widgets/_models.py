@@ -21,7 +21,7 @@ from noa_lab.widgets._model_blocks import (
 from noa_lab.widgets._model_look import Closer, Found, Here, look_at_model, look_here, memory_settings
 from noa_lab.widgets._panel import Panel
 from noa_lab.widgets._source import call
-from noa_lab.widgets._view import PAGE, Block, Kind, View, button, buttons
+from noa_lab.widgets._view import Block, Kind, View, button, buttons
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -231,9 +231,7 @@ class ModelPanel(Panel):
             kind,
             status,
             [
-                catalogue(found.here.rows, found.chosen, self._offset("models", len(found.here.rows)), PAGE)
-                if found
-                else None,
+                catalogue(found.here.rows, found.chosen) if found else None,
                 choice(self._form, found.problem if found else "", found.mistakes if found else {}, enabled=idle),
                 *(memory(found.fit, found.fit_problem) if found else []),
                 self._job_block(),

@@ -19,7 +19,20 @@ from noa_lab.widgets._job import Job
 from noa_lab.widgets._looker import Looker
 from noa_lab.widgets._pump import Command, Pump
 from noa_lab.widgets._static import as_html, as_markdown, as_text
-from noa_lab.widgets._view import PAGE, Block, Kind, View, code, message, panel_view, progress, section, split, text
+from noa_lab.widgets._view import (
+    PAGE,
+    Block,
+    Kind,
+    View,
+    code,
+    flat,
+    message,
+    panel_view,
+    progress,
+    section,
+    split,
+    text,
+)
 
 if TYPE_CHECKING:
     from noa_lab.workbench import Lab
@@ -296,7 +309,7 @@ class Panel(anywidget.AnyWidget):
         known = {name.removeprefix("do_"): name for name in dir(self) if name.startswith("do_")}
         if action not in known:
             raise UnknownName.among("action", action, known)
-        if action != "page":
+        if action not in {"page", "rows"}:
             self._messages = []
         self._pump.invalidate()
         getattr(self, known[action])(**args)
@@ -316,6 +329,18 @@ class Panel(anywidget.AnyWidget):
         self._offsets[table] = min(last, max(0, self._offsets.get(table, 0) + int(by) * PAGE))
         self._looker.look()
 
+    def do_rows(self, table: str, reply: str) -> None:
+        """Send all rows of a table, of which the browser has a page, to the view that asked.
+
+        Args:
+            table: Id of the table.
+            reply: By what the view knows the answer again.
+        """
+        tables = {block["id"]: block for block in flat(self._draw()["blocks"]) if block["type"] == "table"}
+        if table not in tables:
+            raise UnknownName.among("table", table, tables)
+        self.send({"reply": reply, "rows": tables[table]["rows"]})
+
     # From the state to the browser.
 
     def _saw(self, result: Any, error: Exception | None) -> None:
@@ -334,7 +359,7 @@ class Panel(anywidget.AnyWidget):
             name, status = type(self).__name__, "This panel cannot be drawn"
             view = panel_view(name, self.title, intro="", kind="error", status=status, messages=[told], blocks=[])
         parts: dict[str, Any] = {}
-        view["blocks"] = split(view["blocks"], parts)
+        view["blocks"] = split(view["blocks"], parts, self._offset)
         view["seen"] = dict(self._seen)
         with self.hold_sync():
             self.view = view

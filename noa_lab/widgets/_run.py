@@ -107,7 +107,8 @@ class RunPanel(Panel):
     def _export_buttons(self, facts: RunFacts) -> Block:
         able = self._job is None and facts.done > 0
         return buttons(
-            "export", [button("report", "Save HTML report", enabled=able), button("csv", "Save CSV", enabled=able)]
+            "export",
+            [button("report", "Save HTML report", enabled=able), button("csv", "Save answers as CSV", enabled=able)],
         )
 
     def _shown_run(self, facts: RunFacts) -> list[Block | None]:

@@ -149,7 +149,7 @@ def _means(run: Run, cells: pd.DataFrame) -> Block:
         rows.append([*names, str(group["input_id"].nunique()), str(len(group)), *(_number(score) for score in scores)])
     heads = [column(head.capitalize()) for head in by]
     columns = [*heads, *(column(head, align="end") for head in ("Inputs", "Answers", *scorers))]
-    return table("means-table", "Means by prompt", columns, rows[:PAGE], total=len(rows))
+    return table("means-table", "Means by prompt", columns, rows)
 
 
 def _answers(run: Run, cells: pd.DataFrame, offset: int) -> Block:
@@ -175,6 +175,7 @@ def _answers(run: Run, cells: pd.DataFrame, offset: int) -> Block:
         offset=offset,
         total=len(keys),
         empty="No answers yet.",
+        export=False,  # long answers are cut here; the panel's button saves the whole ones
     )
 
 

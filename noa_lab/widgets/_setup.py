@@ -14,7 +14,7 @@ from noa_lab.widgets._source import call
 from noa_lab.widgets._view import Block, Kind, View, button, buttons, field, log, section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from noa_lab.runtime import InstallPlan, Runtime
     from noa_lab.workbench import Lab, Report
@@ -48,7 +48,7 @@ class _Machine:
 
     asked: int
     report: Report
-    runtimes: tuple[Runtime, ...]
+    runtimes: Sequence[Runtime]
     plans: Mapping[str, InstallPlan]
 
 

@@ -5,11 +5,10 @@ No script, no class, no outside address: inline styles only, everything escaped,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from noa_lab.widgets._view import Block, View, clip
+from noa_lab.widgets._view import PAGE, Block, View, clip, flat
 
 __all__ = ["LIMIT", "SIGNS", "as_html", "as_markdown", "as_text"]
 
@@ -77,12 +76,15 @@ def as_markdown(view: View) -> str:
         f"- {SIGNS[entry['kind']]} {_plain(_WORDS.get(entry['kind'], '') + entry['text'])} {_plain(entry['fix'])}"
         for entry in view["messages"]
     ]
-    for block in _flat(view["blocks"]):
+    for block in flat(view["blocks"]):
         if block["type"] == "table" and block["rows"]:
             heads = [_plain(head["label"]) or " " for head in block["columns"]]
             lines += ["", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
-            lines += [f"| {' | '.join(_plain(clip(_cell(item), 200)) for item in row)} |" for row in block["rows"]]
-            lines.append("")
+            lines += [
+                f"| {' | '.join(_plain(clip(_cell(item), 200)) for item in row)} |" for row in block["rows"][:PAGE]
+            ]
+            left = block["total"] - min(PAGE, len(block["rows"]))
+            lines += ["", f"… and {left} more rows", ""] if left > 0 else [""]
         elif block["type"] in {"code", "log"} and block["text"]:
             fence = "`" * max(3, _longest_fence(block["text"]) + 1)
             lines += ["", fence + ("python" if block["type"] == "code" else ""), clip(block["text"], 4000), fence, ""]
@@ -125,14 +127,6 @@ def _cell(item: Any) -> str:
         return item
     marks = " ".join(f"{SIGNS[kind]} {words}" for kind, words in item["marks"])
     return f"{item['text']} [{marks}]" if marks and item["text"] else item["text"] or marks
-
-
-def _flat(blocks: list[Block]) -> Iterator[Block]:
-    for block in blocks:
-        if block["type"] == "section":
-            yield from _flat(block["blocks"])
-        else:
-            yield block
 
 
 def _sign(kind: str) -> str:

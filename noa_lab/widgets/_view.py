@@ -6,7 +6,7 @@ neither knows anything that the other does not. Everything in a view is ready fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "column",
     "facts",
     "field",
+    "flat",
     "log",
     "message",
     "panel_view",
@@ -209,8 +210,20 @@ def table(
     offset: int = 0,
     total: int | None = None,
     empty: str = "Nothing yet.",
+    export: bool = True,
 ) -> Block:
-    """A table, or the page of one that starts at row `offset` of `total`."""
+    """A table. The browser gets one page of a long one at a time, and can save all of it as CSV.
+
+    Args:
+        id: Name under which its pages are turned.
+        label: What it shows; also what its file is called.
+        columns: From `column`.
+        rows: All of them; or, of a table that is too long to be drawn as a whole, the page that starts at row `offset` of `total`.
+        offset: First row of such a page.
+        total: Rows of such a table in all.
+        empty: What stands there when there are no rows.
+        export: Whether the browser can save it; not where the panel has a better way.
+    """
     shown = [list(row) for row in rows]
     return {
         "type": "table",
@@ -220,8 +233,8 @@ def table(
         "rows": shown,
         "offset": offset,
         "total": len(shown) if total is None else total,
-        "page": PAGE,
         "empty": empty,
+        "export": export,
     }
 
 
@@ -233,15 +246,39 @@ def clip(words: str, limit: int) -> str:
 _HEAVY = {"table": ("rows", "offset", "total"), "code": ("text",), "log": ("text",)}
 
 
-def split(blocks: list[Block], parts: dict[str, Any]) -> list[Block]:
-    """The blocks without their heavy parts, which go into `parts` by block id."""
+def flat(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks, with those inside of sections in their place."""
+    for block in blocks:
+        if block["type"] == "section":
+            yield from flat(block["blocks"])
+        else:
+            yield block
+
+
+def split(blocks: list[Block], parts: dict[str, Any], offset: Callable[[str, int], int]) -> list[Block]:
+    """The blocks without their heavy parts, which go into `parts` by block id; of a long table one page.
+
+    Args:
+        blocks: The blocks.
+        parts: Takes the heavy parts.
+        offset: From a table's id and the number of its rows to the first row that is shown.
+    """
     light = []
     for block in blocks:
         heavy = _HEAVY.get(block["type"], ())
         if heavy:
-            parts[block["id"]] = {name: block[name] for name in heavy}
+            page = _page(block, offset) if block["type"] == "table" else block
+            parts[block["id"]] = {name: page[name] for name in heavy}
         kept = {name: value for name, value in block.items() if name not in heavy}
         if block["type"] == "section":
-            kept["blocks"] = split(block["blocks"], parts)
+            kept["blocks"] = split(block["blocks"], parts, offset)
         light.append(kept)
     return light
+
+
+def _page(block: Block, offset: Callable[[str, int], int]) -> Block:
+    """The page of a table that is shown; a table that was given as a page is that page."""
+    if block["total"] > len(block["rows"]):
+        return block
+    first = offset(block["id"], block["total"])
+    return {**block, "offset": first, "rows": block["rows"][first : first + PAGE]}

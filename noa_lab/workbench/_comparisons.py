@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Grid,
         Requested,
         Run,
-        RunSummary,
+        RunList,
         Scorer,
         Store,
     )
@@ -193,8 +193,8 @@ class Comparisons(abc.ABC):
         found = self.store.newest_run(grid, executor, {ref: self._identity(ref) for ref in grid.models})
         return None if found is None else self.open_run(found)
 
-    def runs(self, tag: str | None = None, *, deleted: bool = False) -> list[RunSummary]:
-        """The runs, newest first.
+    def runs(self, tag: str | None = None, *, deleted: bool = False) -> RunList:
+        """The runs, newest first. A table in a notebook; `pandas.DataFrame(lab.runs())` has all that is known of them.
 
         Args:
             tag: Only those with this label.

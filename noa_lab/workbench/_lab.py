@@ -18,7 +18,7 @@ from noa_lab.workbench._served_models import get_model, resolve_model
 
 if TYPE_CHECKING:
     from noa_lab.models import ModelFile, Models
-    from noa_lab.server import CheckResult, Router, Server, ServerStatus, Tuned
+    from noa_lab.server import CheckList, Router, Server, ServerList, Tuned
     from noa_lab.server.config import ServerConfig
 
 __all__ = ["Lab", "default_lab"]
@@ -307,14 +307,14 @@ class Lab(Comparisons):
         name = ref or self.models.default
         return self.models.find(resolve_model(self.server_config(), name, self.models))
 
-    def servers(self) -> list[ServerStatus]:
-        """The servers of this home that are up, starting or crashed."""
+    def servers(self) -> ServerList:
+        """The servers of this home that are up, starting or crashed. A table in a notebook; `pandas.DataFrame` takes it."""
         from noa_lab import server
 
         return server.servers(self.home)
 
-    def foreign_servers(self) -> list[ServerStatus]:
-        """llama-servers on this machine that noa_lab did not start from this home; it shows them and leaves them alone."""
+    def foreign_servers(self) -> ServerList:
+        """llama-servers on this machine that noa_lab did not start from this home, as a table; they are left alone."""
         from noa_lab import server
 
         return server.foreign_servers(self.home)
@@ -329,10 +329,8 @@ class Lab(Comparisons):
 
         server.keep(self.home, name, stay=stay)
 
-    def test_server(
-        self, target: str | None = None, *, api_key: str | None = None, timeout: float = 60.0
-    ) -> list[CheckResult]:
-        """Ask a server for its health and for one completion, and say how long each took.
+    def test_server(self, target: str | None = None, *, api_key: str | None = None, timeout: float = 60.0) -> CheckList:
+        """Ask a server for its health and for one completion, and say how long each took. A table in a notebook.
 
         Args:
             target: The address of any server, or the name of one of ours; None for the one of ours that is up.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -48,9 +49,21 @@ def test_a_comparison_from_press_to_verdict(jupyterlab, page):
     lab.kernel("fake.run.answer(2, 'London.', 0.0)")
     panel.get_by_text("brief is better than plain on contains").wait_for()
     lab.shot("lab-compare", panel)
-    panel.get_by_role("button", name="Save CSV").click()
+    panel.get_by_role("button", name="Save answers as CSV").click()
     panel.get_by_text("Written:").wait_for()
     assert (jupyterlab.root / "compare-r-2f9c81d4.csv").exists()
+
+
+def test_a_table_of_several_pages_becomes_a_file_of_the_users(jupyterlab, page):
+    rows = "from panel_fake_models import listing\nfake.models.rows = [listing(f'm{n:03}', False) for n in range(45)]"
+    lab = page(jupyterlab.notebook("table.ipynb", IMPORTS, rows, "panel = ModelPanel('m000', lab=fake)\npanel"))
+    lab.run_all()
+    panel = lab.outputs.get_by_test_id("ModelPanel")
+    with lab.page.expect_download() as info:
+        panel.get_by_role("button", name="Save CSV: Models").click()
+    assert info.value.suggested_filename == "models.csv"
+    lines = Path(info.value.path()).read_text("utf-8-sig").splitlines()
+    assert [line.split(",")[0] for line in lines] == ['"Model"', *(f'"m{number:03}"' for number in range(45))]
 
 
 def test_typing_reaches_the_field_and_shortcuts_reach_jupyterlab(jupyterlab, page):

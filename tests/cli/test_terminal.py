@@ -13,12 +13,13 @@ import pytest
 from noa_lab.cli import _status, _terminal
 from noa_lab.events import Progress
 from noa_lab.server import ServerStatus
+from noa_lab.tables import printable
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe\r\x08"
 
 
 def test_controls_and_bidi_are_replaced():
-    shown = _terminal.printable(f"a{HOSTILE}b\n\tc")
+    shown = printable(f"a{HOSTILE}b\n\tc")
     assert shown.startswith("a\ufffd")
     assert shown.endswith("b\n\tc")
     assert not set(shown) & set("\x1b\x07\x9b\u202e\r\x08")

@@ -246,6 +246,31 @@ def test_a_file_that_was_only_used_in_place_is_only_forgotten(own_home: Home) ->
     assert path.exists()
 
 
+@pytest.mark.parametrize(("split", "lost"), [(0, 0), (2, 0), (2, 1)])
+def test_what_is_remembered_of_a_file_that_is_gone_is_shown_and_forgotten(
+    own_home: Home, split: int, lost: int
+) -> None:
+    library = Models(own_home)
+    write_model(Path.home() / "mine.gguf", split=split)
+    first, *_ = files = sorted(Path.home().glob("mine*.gguf"))
+    library.get(str(first))
+    kept = own_home.models / ".elsewhere"
+    (kept / "damaged.json").write_text("{")
+    assert not [use for use in library.disk().uses if use.kind == "gone"]
+    files[lost].unlink()
+    (use,) = [use for use in library.disk().uses if use.kind == "gone"]
+    assert (use.path, use.bytes) == (str(first), 0)
+    assert f'noa-lab models remove "{first}"' in use.note
+    plan = library.plan_removal(str(first))
+    assert [file.parent for file in plan.deletes] == [kept]
+    assert plan.frees_bytes == 0
+    assert len(plan.stays) == len(files) - 1
+    assert library.remove(str(first)) == plan
+    assert [each.name for each in kept.iterdir()] == ["damaged.json"]
+    assert not [use for use in library.disk().uses if use.kind == "gone"]
+    assert [file.exists() for file in files] == [at != lost for at in range(len(files))]
+
+
 def test_all_parts_go_together(own_home: Home, tmp_path: Path) -> None:
     library = Models(own_home)
     write_model(tmp_path / "split" / "parts.gguf", split=2)

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from noa_lab.errors import BadInput, ChecksumMismatch, ModelFileBroken, SetupError, UnknownName
+from noa_lab.errors import BadInput, ChecksumMismatch, ModelFileBroken, SetupError, UnknownModel, UnknownName
 from noa_lab.events import CancelToken, Progress
 from noa_lab.models import ModelFile, Models
 from noa_lab.models._import import link_ways
@@ -134,7 +134,7 @@ def test_every_store_is_found(user: Path, library: Models) -> None:
 
 
 def test_no_store_is_no_error(user: Path, library: Models) -> None:
-    assert library.stored() == ()
+    assert library.stored() == []
     assert "No other tool" in library.stored()._repr_html_()
 
 
@@ -230,11 +230,17 @@ def test_a_link_whose_file_is_gone_is_no_model_and_is_said(user: Path, library: 
     model = library.import_model("llama3.2:3b")
     blob.unlink()
     assert library.find(model.name) is None
-    assert not any(row.name == model.name for row in library.list())
+    (row,) = [row for row in library.list() if row.name == model.name]
+    assert (row.installed, row.missing, library.show(model.name)["missing"]) == (False, str(blob), str(blob))
+    assert f"noa-lab models remove {model.name}" in row.use_case
+    with pytest.raises(UnknownModel, match="is gone") as caught:
+        library.get(model.name)
+    assert f"noa-lab models remove {model.name}" in caught.value.fix
     (use,) = [use for use in library.disk().uses if use.kind == "broken link"]
     assert model.name in use.note
-    library.remove(model.name)
+    assert library.remove(model.name).stays == ()
     assert not os.path.lexists(model.path)
+    assert not any(row.name == model.name for row in library.list())
 
 
 def test_a_model_in_parts(user: Path, library: Models, tmp_path: Path) -> None:

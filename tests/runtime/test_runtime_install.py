@@ -30,7 +30,7 @@ def test_an_installation_is_complete_and_leaves_no_litter(workshop: SimpleNamesp
     seen: list[Progress] = []
     runtime = install(workshop, report=seen.append)
     assert runtime == room.current(workshop.home) == room.embedded(workshop.home)
-    assert room.runtimes(workshop.home) == (runtime,)
+    assert room.runtimes(workshop.home) == [runtime]
     assert runtime.tool("llama-bench").is_file()
     assert (runtime.folder / "libllama.so").is_symlink()
     assert (workshop.package / "libllama.so").exists()
@@ -177,7 +177,7 @@ def test_two_installations_at_once_build_once(workshop: SimpleNamespace) -> None
 def test_no_runtime_at_all(tmp_path: Path) -> None:
     with pytest.raises(RuntimeMissing, match=r"No llama\.cpp is installed yet"):
         room.current(Home(tmp_path))
-    assert room.runtimes(Home(tmp_path)) == ()
+    assert room.runtimes(Home(tmp_path)) == []
 
 
 # ---- the bindings' libraries

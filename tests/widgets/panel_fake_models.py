@@ -30,6 +30,7 @@ def listing(name, installed, default=False, **more):
         "needs_bytes": 345_800_000,
         "needs": "345.8 MB",
         "here_bytes": 0,
+        "missing": "",
     }
     return SimpleNamespace(name=name, installed=installed, default=default, **{**base, **more})
 

@@ -37,6 +37,7 @@ window.stub = {
   put(next) {
     for (const [name, value] of Object.entries(next)) { state[name] = value; (listeners["change:" + name] || []).forEach((one) => one()); }
   },
+  answer: (content) => (listeners["msg:custom"] || []).forEach((one) => one(content, [])),
   cut: () => listeners["comm_live_update"].forEach((one) => one.call({ model: { comm_live: false } })),
   take: () => sent.splice(0),
 };
@@ -89,6 +90,8 @@ class PanelPage:
     def __init__(self, page, site, panel, theme="light", settle=True):
         self.page, self.panel = page, panel
         self.problems = []
+        self.answers = []
+        panel.send = self.answers.append
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", lambda line: line.type == "error" and self.problems.append(line.text))
         page.goto(f"{site.url}/{theme}.html")
@@ -108,6 +111,8 @@ class PanelPage:
         """Play the browser's messages into Python and Python's traits into the browser, once."""
         for content in self.page.evaluate("window.stub.take()"):
             self.panel._handle_custom_msg(content, [])
+        while self.answers:
+            self.page.evaluate("content => window.stub.answer(content)", self.answers.pop(0))
         if json.dumps([self.panel.view, self.panel.parts]) != self._shown:
             self.page.evaluate("next => window.stub.put(next)", self._state())
 

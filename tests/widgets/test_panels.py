@@ -237,20 +237,6 @@ def test_models_are_chosen_from_the_table_and_unknown_names_are_marked(lab, open
     assert panel.model.name == "smollm2-135m"
 
 
-def test_a_long_table_is_sent_one_page_at_a_time(lab, opened):
-    from panel_fake_models import listing
-
-    lab.models.rows = [listing(f"m{number:03}", False) for number in range(107)]
-    panel = opened(ModelPanel("m000", lab=lab))
-    assert len(block(panel, "models")["rows"]) == 20
-    for turn in range(1, 9):
-        send(panel, "page", seq=turn, table="models", by=1)
-    shown = block(panel, "models")
-    assert (shown["offset"], shown["total"], len(shown["rows"])) == (100, 107, 7)
-    send(panel, "page", seq=99, table="models", by=-1)
-    assert block(panel, "models")["offset"] == 80
-
-
 def test_server_starts_with_what_the_form_says_and_is_let_go_of(lab, opened):
     panel = opened(ServerPanel("smollm2-135m", slots=4, lab=lab))
     send(panel, "start", {"context_size": "512", "threads": "", "keep": True})

@@ -59,6 +59,7 @@ def test_each_state_reads_as_prose_everywhere(lab, opened, state):
     assert panel.title in shown
     assert panel.title in data["text/markdown"]
     assert "application/vnd.jupyter.widget-view+json" in data
+    assert "Save CSV" not in data["text/html"] + data["text/markdown"]
     if state == "run":
         assert "brief is better than plain on contains" in shown
         assert "Paris is the capital of France." in shown

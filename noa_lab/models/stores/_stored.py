@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from noa_lab.models._split import is_later_part, part_names, whole_name
+from noa_lab.tables import TableList, size
 
 __all__ = ["StoredModel", "StoredModels", "complete_models", "name_for"]
 
@@ -49,19 +49,14 @@ class StoredModel:
         }
 
 
-class StoredModels(tuple[StoredModel, ...]):
-    """Models of other tools; a table in a notebook."""
+class StoredModels(TableList[StoredModel]):
+    """Models of other tools; a table in a notebook, and `pandas.DataFrame` takes it."""
 
-    __slots__ = ()
+    _heads = ("Tool", "Model", "Size")
+    _empty = "No other tool has GGUF models here."
 
-    def _repr_html_(self) -> str:
-        if not self:
-            return "<div>No other tool has GGUF models here.</div>"
-        rows = "".join(
-            f"<tr><td>{html.escape(each.tool)}</td><td>{html.escape(each.name)}</td><td>{each.size_bytes / 1e6:,.0f} MB</td></tr>"
-            for each in self
-        )
-        return f"<table><thead><tr><th>Tool</th><th>Model</th><th>Size</th></tr></thead><tbody>{rows}</tbody></table>"
+    def _cells(self, row: StoredModel) -> tuple[object, ...]:
+        return (row.tool, row.name, size(row.size_bytes))
 
 
 def name_for(text: str) -> str:

@@ -5,6 +5,7 @@
  * @typedef {object} Context
  * @property {(id: string) => string} id  An element id of this view's own.
  * @property {(action: string, args?: Block) => void} send  Tells Python that something was pressed.
+ * @property {(action: string, args: Block, then: (answer: Block) => void) => void} ask  Asks Python something, and takes the answer.
  * @property {(id: string, value: any, now: boolean) => void} edit  Tells Python what was typed.
  * @property {(id: string) => boolean} pending  Whether Python has yet to answer an edit of this field.
  * @property {(words: string) => void} announce  Says something to people who hear the page.

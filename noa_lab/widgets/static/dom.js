@@ -1,6 +1,6 @@
 // @ts-check
 // Small things for writing a page: make an element, change only what differs, keep keyed children in order.
-// The files of this folder are joined into one module in the order dom, blocks, panel.
+// The files of this folder are joined into one module in the order dom, blocks, csv, table, panel.
 
 /** @typedef {{[name: string]: any}} Block */
 

@@ -10,6 +10,8 @@ function render({ model, el }) {
   const client = crypto.randomUUID ? crypto.randomUUID().slice(0, 8) : String(Math.random()).slice(2, 10);
   /** @type {Map<string, {value: any, seq: number}>} seq 0: not sent yet */
   const edits = new Map();
+  /** @type {Map<string, (answer: Block) => void>} What waits for an answer. */
+  const asked = new Map();
   let seq = 0;
   let typing = 0;
 
@@ -47,6 +49,11 @@ function render({ model, el }) {
   const context = {
     id: (id) => `noa-${client}-${id}`,
     send,
+    ask(action, args, then) {
+      const reply = `${client}-${seq + 1}`;
+      asked.set(reply, then);
+      send(action, { ...args, reply });
+    },
     edit(id, value, now) {
       edits.set(id, { value, seq: 0 });
       clearTimeout(typing);
@@ -88,8 +95,15 @@ function render({ model, el }) {
     put(root, "class", this?.model?.comm_live === false ? "noa noa-cut" : "noa");
   };
 
+  // Every view of a panel hears every answer.
+  const answer = (/** @type {Block} */ content) => {
+    asked.get(content.reply)?.(content);
+    asked.delete(content.reply);
+  };
+
   model.on("change:view", plan);
   model.on("change:parts", plan);
+  model.on("msg:custom", answer);
   model.on("comm_live_update", cut);
   document.addEventListener("visibilitychange", here);
   root.addEventListener("keydown", keepTyping);
@@ -101,6 +115,7 @@ function render({ model, el }) {
     if ([...edits.values()].some((edit) => edit.seq === 0)) send("edit");
     model.off("change:view", plan);
     model.off("change:parts", plan);
+    model.off("msg:custom", answer);
     document.removeEventListener("visibilitychange", here);
     model.off("comm_live_update", cut);
     clearInterval(pulse);

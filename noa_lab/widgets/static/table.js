@@ -16,8 +16,10 @@ function table(context, first) {
   const back = press(context, turn(-1));
   const on = press(context, turn(1));
   const pager = make("div", { class: "noa-buttons" }, back.element, where, on.element);
+  const save = saver(context, first.id);
+  const foot = make("div", { class: "noa-buttons" }, pager, save.element);
   return {
-    element: make("div", { class: "noa-tablebox", "data-table": first.id }, scroller, nothing, pager),
+    element: make("div", { class: "noa-tablebox", "data-table": first.id }, scroller, nothing, foot),
     update(/** @type {Block} */ block) {
       const count = block.rows.length;
       const end = block.offset + count;
@@ -30,6 +32,8 @@ function table(context, first) {
       say(where, `rows ${block.offset + 1} to ${end} of ${block.total}`);
       back.update({ ...turn(-1), label: "Earlier rows", enabled: block.offset > 0 });
       on.update({ ...turn(1), label: "Later rows", enabled: end < block.total });
+      save.update(block);
+      foot.hidden = pager.hidden && save.element.hidden;
       keep(heads, block.columns, (_, index) => String(index), () => {
         const element = make("th", { scope: "col" });
         return { element, update: (head) => (say(element, head.label), put(element, "class", look(head))) };
