@@ -26,7 +26,7 @@ def test_install_watch_and_themes(jupyterlab, page):
     panel = lab.outputs.get_by_test_id("SetupPanel")
     panel.wait_for()
     assert "1 thing is missing" in panel.inner_text()
-    panel.get_by_role("button", name="Install").click()
+    panel.get_by_role("button", name="Install", exact=True).click()
     panel.locator(".noa-status", has_text="Everything is here").wait_for()
     for theme in ("Light", "Dark"):
         lab.theme(f"JupyterLab {theme}")
@@ -94,7 +94,7 @@ def test_a_press_during_an_async_cell_works_at_once(jupyterlab, page):
     )
     lab.run_all()
     panel = lab.outputs.get_by_test_id("SetupPanel")
-    panel.get_by_role("button", name="Install").click()
+    panel.get_by_role("button", name="Install", exact=True).click()
     panel.locator(".noa-status", has_text="Everything is here").wait_for(timeout=8000)
     lab.command("kernelmenu:interrupt")
     lab.page.wait_for_timeout(500)

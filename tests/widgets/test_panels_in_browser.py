@@ -138,11 +138,11 @@ def test_press_install_watch_and_cancel(show, lab):
     lab.gate = threading.Event()
     shown = show(SetupPanel(lab))
     page = shown.page
-    page.get_by_role("button", name="Install").click()
+    page.get_by_role("button", name="Install", exact=True).click()
     bar = page.get_by_role("progressbar", name="Installing")
     shown.until(lambda: bar.is_visible() and bar.get_attribute("aria-valuenow") == "95")
     assert page.locator(".noa").get_attribute("data-state") == "busy"
-    page.get_by_role("button", name="Install").click(force=True)
+    page.get_by_role("button", name="Install", exact=True).click(force=True)
     page.get_by_role("button", name="Cancel").click()
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "error")
     assert "cancelled" in page.locator(".noa-strip").inner_text()
@@ -182,7 +182,7 @@ def test_another_way_by_keyboard_alone(show, lab):
 def test_focus_stays_on_the_button_when_work_begins_and_ends(show, lab):
     shown = show(SetupPanel(lab))
     focused = "document.activeElement.textContent"
-    shown.page.get_by_role("button", name="Install").focus()
+    shown.page.get_by_role("button", name="Install", exact=True).focus()
     shown.page.keyboard.press("Enter")
     shown.until(lambda: shown.page.locator(".noa").get_attribute("data-state") == "ok")
     assert shown.page.evaluate(focused) == "Install"
@@ -370,7 +370,7 @@ def test_what_is_heard_comes_at_most_once_a_second(show, lab):
           new MutationObserver(note).observe(live, { childList: true, subtree: true });
         }"""
     )
-    page.get_by_role("button", name="Install").click()
+    page.get_by_role("button", name="Install", exact=True).click()
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "busy")
     lab.gate.set()
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "ok")

@@ -65,6 +65,7 @@ function render({ model, el }) {
   };
 
   let planned = false;
+  let told = "";
   const draw = () => {
     planned = false;
     const view = model.get("view");
@@ -80,7 +81,10 @@ function render({ model, el }) {
     say(status, view.status);
     messages(strip, view.messages);
     blocks(context, body, filled(view.blocks, model.get("parts") || {}));
-    announce([view.status, ...view.messages.slice(-1).map((/** @type {Block} */ last) => `${last.text} ${last.fix}`)].join(". "));
+    const words = [view.status, ...view.messages.slice(-1).map((/** @type {Block} */ last) => `${last.text} ${last.fix}`)].join(". ");
+    // A view that says nothing new must not talk over what was announced since.
+    if (words !== told) announce(words);
+    told = words;
   };
   const plan = () => {
     if (!planned) {
