@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "as_json", "checked_address", "checked_patience", "is_loopback", "refusal"]
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 _ORPHANS: list[object] = []
 """Clients of a parent process or a closed loop: kept, because collecting them would touch what is not ours."""
 
@@ -183,7 +185,7 @@ def as_json(body: Mapping[str, Any]) -> bytes:
         BadInput: When something in it is no JSON: half a character, NaN, an object.
     """
     try:
-        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        return _JSON.encode(body).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput(
             f"The request cannot be written as JSON: {error}.",

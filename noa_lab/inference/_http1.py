@@ -82,7 +82,15 @@ class Answer:
 
     async def read(self) -> bytes:
         """The whole body; raises what `pieces` raises."""
-        return b"".join([piece async for piece in self.pieces()])
+        length = self.headers.get(b"content-length", b"")
+        if not length.isdigit() or b"transfer-encoding" in self.headers:
+            return b"".join([piece async for piece in self.pieces()])
+        try:
+            body = await self._pair[0].readexactly(int(length))
+        except _FAULTS as error:
+            raise Broken(_words(error)) from error
+        self._whole = True
+        return body
 
     def close(self) -> None:
         """Give the connection back, or end it where the answer was not read to its end: the server then stops working on it."""

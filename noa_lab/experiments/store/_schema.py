@@ -24,6 +24,7 @@ __all__ = ["SCHEMA_VERSION", "cells", "connect", "metadata", "runs", "tags"]
 
 SCHEMA_VERSION = 2
 _BUSY_SECONDS = 30.0
+_JSON = json.JSONEncoder(default=str)
 
 metadata = sa.MetaData()
 
@@ -125,7 +126,7 @@ def connect(path: Path) -> Engine:
 
 def _json(value: Any) -> str:
     """JSON of a column; what JSON does not know, such as a number of numpy's in an engine's answer, becomes its text."""
-    return json.dumps(value, default=str)
+    return _JSON.encode(value)
 
 
 def _set_up(connection: Any, record: object) -> None:

@@ -264,13 +264,10 @@ class Lanes:
                 status=200,
             )
         check_echo(body, responses[0].raw.get("generation_settings") or {}, self._server.url)
-        found = []
-        for number, response in enumerate(responses):
-            one = self._finish(response, body, None if seed is None else seed + number)
-            # A child repeats its parent's count of evaluated tokens; it was given them all.
-            cached = one.prompt_tokens if number else one.cached_tokens
-            found.append(dataclasses.replace(one, cached_tokens=cached, raw_request={**body, "prompt": question.text}))
-        return found
+        kept = {**body, "prompt": question.text}  # which people can read; it stands for the same tokens
+        found = [self._finish(each, kept, None if seed is None else seed + n) for n, each in enumerate(responses)]
+        # A child repeats its parent's count of evaluated tokens; it was given them all.
+        return found[:1] + [dataclasses.replace(one, cached_tokens=one.prompt_tokens) for one in found[1:]]
 
     def _note(self, question: BatchQuestion, completions: list[Completion], reuse: int, busy: int) -> None:
         first = completions[0]

@@ -42,10 +42,17 @@ def documents() -> list[Wish]:
     ]
 
 
-def least(server, wishes) -> int:
+def least_and_tails(server, wishes) -> tuple[int, int]:
+    """Fewest tokens to be evaluated, and how many of them only one prompt has: those after what it shares with any other."""
     with LlamaClient(server.url, server.key) as client:
         prompts = [packed(client.tokenize(client.apply_template([ChatMessage.user(wish.text)]))) for wish in wishes]
-    return Prefixes(prompts).minimum + sum(wish.answers - 1 for wish in wishes)
+    distinct = sorted(set(prompts))
+    shared = Prefixes(distinct).shared
+    tails = sum(
+        len(prompt) // 4 - max(before, after)
+        for prompt, before, after in zip(distinct, shared, (*shared[1:], 0), strict=True)
+    )
+    return Prefixes(prompts).minimum + sum(wish.answers - 1 for wish in wishes), tails
 
 
 def test_copied_trunks_are_evaluated_once(saving_server):
@@ -54,7 +61,9 @@ def test_copied_trunks_are_evaluated_once(saving_server):
     assert len(sink.answers) == sum(wish.answers for wish in wishes)
     assert lanes.facts.copying
     assert lanes.facts.evaluated == lanes.facts.expected
-    assert lanes.facts.evaluated <= 1.1 * least(saving_server, wishes)
+    least, tails = least_and_tails(saving_server, wishes)
+    # llama-server itself chooses the slots of further answers. One that still had a prompt to go on with has to read its tail again.
+    assert lanes.facts.evaluated <= least + tails < 1.5 * least
     texts = {answer.text for (wish, _), answer in sink.answers.items() if wish.config is WARM}
     assert len(texts) > 9, "repeats are drawn with seeds of their own"
 
