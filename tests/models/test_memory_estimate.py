@@ -20,6 +20,7 @@ from noa_lab.models.memory._estimate import estimate
 from noa_lab.models.memory._fit_params import ask_fit_params, parse_rows, prediction_of
 from noa_lab.models.memory._kv_cache import cache_of_layers
 from noa_lab.models.memory._layout import Layout
+from noa_lab.models.memory._slots import checkpoint_bytes, slots_bytes
 from noa_lab.runtime import Runtime
 from noa_lab.server import ServerSettings
 from noa_lab.testing import SHAPES, write_shape
@@ -140,6 +141,18 @@ def test_parts_of_the_whole(headers: dict[str, GgufHeader]) -> None:
     assert found.output == 2 * 49152 * 4
     assert found.total == sum(found.as_dict().values())
     assert MemoryParts(1, 2, 3, 4, 5).total == 15
+
+
+def test_what_slots_take_once_they_have_worked(headers: dict[str, GgufHeader]) -> None:
+    gemma, mamba, llama = (Layout.of(headers[name]) for name in ("gemma-3-270m", "mamba-130m", "llama-3.2-1b"))
+    one, two = MemorySettings(512, 1), MemorySettings(1024, 2)
+    window = 15 * 2 * 256 * 2 * 512  # layers, keys and values, numbers of one head, bytes of f16, tokens
+    assert checkpoint_bytes(gemma, one) == checkpoint_bytes(gemma, two) == window
+    assert checkpoint_bytes(mamba, two) == 24 * 4 * (1536 * 16 + 3 * 1536)
+    assert checkpoint_bytes(llama, two) == 0
+    assert slots_bytes(gemma, one) == window
+    assert slots_bytes(gemma, two) == 16 * gemma.vocabulary + 2 * 2 * window
+    assert slots_bytes(llama, MemorySettings(512, 16)) == 15 * 16 * llama.vocabulary
 
 
 def test_layers_on_the_gpu(headers: dict[str, GgufHeader]) -> None:

@@ -105,6 +105,14 @@ def test_an_architecture_that_was_never_measured_says_so_and_is_less_sure(header
     assert unknown.high_bytes - unknown.bytes > 2 * (known.high_bytes - known.bytes)
 
 
+def test_what_long_conversations_add_is_said_of_models_that_need_it(header: GgufHeader, tmp_path: Path) -> None:
+    gemma = read_header_of(write_shape(tmp_path / "gemma.gguf", SHAPES["gemma-3-270m"]))
+    notes = judge(Subject("m", gemma), MemorySettings(slots=4), free(32 * GB)).notes
+    assert "32 checkpoints of 8 MB" in " ".join(notes)
+    assert "1.0 GB in all" in " ".join(notes)
+    assert not judge(Subject("m", header), MemorySettings(slots=4), free(32 * GB)).notes
+
+
 def test_it_can_be_read_everywhere(header: GgufHeader) -> None:
     fit = judge(Subject("<b>m</b>", header), MemorySettings(), free(2 * GB), notes=["A note & more."])
     assert "2 slots of 4,096 tokens" in str(fit)

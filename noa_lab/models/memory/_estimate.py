@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from noa_lab.models._gguf_header import GgufHeader, TensorInfo
 from noa_lab.models.memory._compute import compute_bytes, logits_bytes
@@ -11,6 +12,7 @@ from noa_lab.models.memory._layout import Layout
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts, Prediction
 from noa_lab.models.memory._program import program_bytes
 from noa_lab.models.memory._settings import MemorySettings
+from noa_lab.models.memory._slots import slots_bytes
 
 __all__ = ["estimate", "grown"]
 
@@ -26,11 +28,11 @@ def estimate(header: GgufHeader, settings: MemorySettings) -> Prediction:
     """
     layout = Layout.of(header)
     weights = sum(tensor.size_bytes for tensor in header.tensors)
-    program = program_bytes(layout)
+    program, slots = program_bytes(layout), slots_bytes(layout, settings)
     compute, output = compute_bytes(layout, settings), logits_bytes(layout, settings.slots)
     caches = cache_of_layers(layout, settings)
     if not settings.gpu_layers:
-        return Prediction(MemoryParts(weights, sum(caches), compute, output, program))
+        return Prediction(MemoryParts(weights, sum(caches), compute, output, program, slots))
     there = _layers_on_gpu(layout, settings)
     first = layout.blocks - there
     with_output = settings.gpu_layers < 0 or settings.gpu_layers > layout.blocks
@@ -40,7 +42,7 @@ def estimate(header: GgufHeader, settings: MemorySettings) -> Prediction:
     device = MemoryParts(on_gpu + (embedding if tied else 0), sum(caches[first:]), compute)
     # With all layers on the GPU only the embedding of the next step is looked up here.
     left = compute if first else settings.tokens_at_once * layout.width * 4
-    host = MemoryParts(weights - on_gpu, sum(caches[:first]), left, output, program)
+    host = MemoryParts(weights - on_gpu, sum(caches[:first]), left, output, program, slots)
     return Prediction(host, (DeviceMemory("GPU", device),))
 
 
@@ -71,9 +73,7 @@ def grown(found: Prediction, layout: Layout, before: MemorySettings, then: Memor
 
     def parts(each: MemoryParts) -> MemoryParts:
         more = compute if each.compute else 0
-        return MemoryParts(
-            each.weights, int(each.kv_cache * cache), max(0, each.compute + more), each.output, each.program
-        )
+        return replace(each, kv_cache=int(each.kv_cache * cache), compute=max(0, each.compute + more))
 
     devices = tuple(DeviceMemory(each.name, parts(each.parts), each.free_bytes) for each in found.devices)
     return Prediction(parts(found.host), devices, found.repacked)

@@ -21,6 +21,7 @@ from noa_lab.models.memory._layout import Layout
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts, Prediction
 from noa_lab.models.memory._program import program_bytes
 from noa_lab.models.memory._settings import MemorySettings
+from noa_lab.models.memory._slots import slots_bytes
 from noa_lab.runtime import Runtime, run_tool
 
 __all__ = ["ask_fit_params", "parse_rows", "prediction_of"]
@@ -130,6 +131,7 @@ def prediction_of(rows: list[Row], header: GgufHeader, settings: MemorySettings)
         compute=sum(computes[id(row)] for row in here),
         output=logits_bytes(layout, settings.slots),
         program=program_bytes(layout),
+        slots=slots_bytes(layout, settings),
     )
     found = tuple(
         DeviceMemory(

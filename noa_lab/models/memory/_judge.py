@@ -13,12 +13,15 @@ from noa_lab.models.memory._loads import Correction, Load, corrected, correction
 from noa_lab.models.memory._measured import measured_architectures
 from noa_lab.models.memory._parts import Prediction
 from noa_lab.models.memory._settings import MemorySettings
+from noa_lab.models.memory._slots import MOST_CHECKPOINTS, checkpoint_bytes
 from noa_lab.runtime import FreeMemory
 
 __all__ = ["Subject", "judge"]
 
 _CELLS = 256
 _MOST_CONTEXT = 2**20
+_WORTH_SAYING = 0.1
+"""Of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def judge(
     said = list(notes)
     if not measured:
         said.append(f"Models of the architecture {name!r} were never measured: the numbers are calculated only.")
+    said += _long_conversations(found, Layout.of(header), settings)
     off = doubt.bytes(found)
     return Fit(
         model=subject.name,
@@ -89,6 +93,18 @@ def judge(
     )
 
 
+def _long_conversations(found: Prediction, layout: Layout, settings: MemorySettings) -> list[str]:
+    each = checkpoint_bytes(layout, settings)
+    most = each * MOST_CHECKPOINTS * settings.slots
+    if most < _WORTH_SAYING * found.host.total:
+        return []
+    note = (
+        f"In long conversations llama-server keeps up to {MOST_CHECKPOINTS} checkpoints of {each / 1e6:,.0f} MB in each slot of this "
+        f"model, {most / 1e9:,.1f} GB in all; `--ctx-checkpoints` limits them."
+    )
+    return [note]
+
+
 @dataclass(frozen=True, slots=True)
 class _Doubt:
     """How sure a prediction is.
@@ -106,6 +122,7 @@ class _Doubt:
         of_program = 0.25 if past is None else {"model": 0.05, "architecture": 0.1}.get(past.of, 0.15)
         doubt = 1e6 + of_program * host.program + (0.15 if self.told else 0.3) * host.compute
         doubt += past.spread if past is not None else 0
+        doubt += 0.5 * host.slots
         if not self.measured:
             doubt = 2 * doubt + (0 if self.told else 0.2 * host.kv_cache)
         return int(doubt)

@@ -17,6 +17,7 @@ class MemoryParts:
         compute: What one step of computing needs.
         output: Scores of the next tokens.
         program: llama-server itself: its code, the vocabulary, buffers of its connections.
+        slots: What each slot takes beside its cache once it has worked.
     """
 
     weights: int = 0
@@ -24,11 +25,12 @@ class MemoryParts:
     compute: int = 0
     output: int = 0
     program: int = 0
+    slots: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.kv_cache + self.compute + self.output + self.program
+        return self.weights + self.kv_cache + self.compute + self.output + self.program + self.slots
 
     def as_dict(self) -> dict[str, int]:
         """Ready for JSON."""
