@@ -180,11 +180,12 @@ def _run_and_watch(cells: int) -> float:
 
     with FakeProcess() as fake, tempfile.TemporaryDirectory(prefix="noa-lab-overhead-") as place:
         by_executor("lanes", some_grid(500), Path(place), fake.url)
+        grid = some_grid(cells)
         before = process.memory_info().rss
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            by_executor("lanes", some_grid(cells), Path(place), fake.url)
+            by_executor("lanes", grid, Path(place), fake.url)
         finally:
             over.set()
             watcher.join()

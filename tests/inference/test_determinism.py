@@ -137,6 +137,7 @@ def test_strict_is_identical_and_fast_is_reported(one_slot: RealServer, gguf: Pa
 
 @pytest.mark.real
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_strict_over_restarts(llama_server_program: Path, gguf: Path, tmp_path: Path) -> None:
     """20 runs over 3 restarts: identical token ids."""
     seen, fast = set(), []

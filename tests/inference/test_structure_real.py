@@ -86,6 +86,7 @@ def test_what_cannot_be_held_to_is_not_sent(real_server: RealServer, keyword: st
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_all_schemas_in_all_modes(engine: EngineBase) -> None:
     tally: dict[str, dict[str, int]] = {}
     for mode in MODES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,9 @@ class Wanted:
 
 def wanted_answers(cells: Sequence[Cell]) -> Iterator[Wanted]:
     """The cells put together to questions, in the order of their first cells."""
+    if all(cell.repeat == 0 for cell in cells):
+        yield from (Wanted((cell,)) for cell in cells)
+        return
     together: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
         together.setdefault((cell.prompt, cell.input_id, cell.sampling), []).append(cell)
@@ -109,10 +113,9 @@ class BatchWork:
         await self._engine.run(self._windows(cells), self)
 
     async def _windows(self, cells: Sequence[Cell]) -> AsyncIterator[list[BatchQuestion]]:
-        waiting = list(wanted_answers(cells))
+        waiting = wanted_answers(cells)
         size = _FIRST_WINDOW
-        while waiting:
-            part, waiting = waiting[:size], waiting[size:]
+        while part := list(itertools.islice(waiting, size)):
             size = _WINDOW
             prompts = await self._prompts({wanted.place for wanted in part})
             questions: list[BatchQuestion] = []
