@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from panel_fake_models import MODEL
+from panel_fake_models import MODEL, listing
 from test_panels import block, blocks, button, eventually, send
 
 from noa_lab.errors import RuntimeMissing
@@ -242,3 +242,17 @@ def test_typing_does_not_look_through_the_disk_again(lab, opened):
     assert panel.settle()
     assert looks == [1]
     assert button(panel, "refresh")["enabled"]
+
+
+def test_a_model_whose_file_is_gone_says_so_and_can_be_removed(lab, opened):
+    gone = listing("imported", False, missing="/o/blobs/sha256-1", use_case="nothing now: its file is gone")
+    lab.models.rows.append(gone)
+    panel = opened(ModelPanel("imported", lab=lab))
+    row = next(row for row in block(panel, "models")["rows"] if row[0]["text"] == "imported")
+    assert row[1] == {"text": "", "marks": [["warn", "gone"]]}
+    assert row[6] == gone.use_case
+    send(panel, "remove", model="imported")
+    assert button(panel, "really_remove")["enabled"]
+    send(panel, "really_remove", seq=2, model="imported")
+    assert panel.settle()
+    assert ("remove", "imported") in lab.calls
