@@ -154,7 +154,7 @@ def check_interrupts(count, notebook, home, seed):
     pid = pid_of(book.run(SERVE_REAL))
     book.run("engine = running.engine(); config = lab.InferenceConfig(max_tokens=400, temperature=0.0)")
     holder = server.attach(home, server.servers(home)[0].name)
-    slowest = 0.0
+    times = []
     for number in range(count):
         message = book.run(f'engine.generate("Story number {number}. Once upon a time", config)', wait=False)
         wait_until(lambda: holder.status().slots_busy == 1, 60)
@@ -163,7 +163,7 @@ def check_interrupts(count, notebook, home, seed):
         start = time.perf_counter()
         book.interrupt()
         wait_until(lambda: holder.status().slots_busy == 0, 10)
-        slowest = max(slowest, time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
         assert "KeyboardInterrupt" in book.result(message) or "Cancelled" in book.result(message)
         assert holder.pid == pid
         assert holder.restarts == 0
@@ -174,7 +174,8 @@ def check_interrupts(count, notebook, home, seed):
         == "4"
     )
     holder.release()
-    return slowest
+    print(f"{count} interrupts, seconds until the slot was free:", " ".join(f"{each:.2f}" for each in times))
+    return max(times)
 
 
 @pytest.mark.real
@@ -205,6 +206,4 @@ def test_an_interrupt_in_the_prompt_waits_for_one_micro_batch_only(notebook, hom
 @pytest.mark.real
 @pytest.mark.full
 def test_fifty_interrupts(notebook, home):
-    slowest = check_interrupts(INTERRUPTS, notebook, home, seed=2)
-    print(f"{INTERRUPTS} interrupts, slowest {slowest:.3f} s until the slot was free")
-    assert slowest < 1.0
+    assert check_interrupts(INTERRUPTS, notebook, home, seed=2) < 1.0
