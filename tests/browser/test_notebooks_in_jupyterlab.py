@@ -47,6 +47,8 @@ def test_05_press_run_and_see_scored_answers(notebook):
     lab.outputs.get_by_text("capitals.html").wait_for(timeout=3 * MINUTES)
     panel.get_by_label("User message (question)").fill("Name the capital city of {{ country }}.")
     panel.get_by_role("button", name="Run", exact=True).click()
+    # The run of the prompts as they were is shown, and is done: the new one first has to be under way.
+    panel.get_by_role("button", name="Pause", exact=True).wait_for(timeout=MINUTES)
     panel.locator(".noa-status", has_text="done").wait_for(timeout=3 * MINUTES)
     assert panel.get_by_text(re.compile("contains: (yes|no)")).count() >= 20
     assert panel.get_by_text("Tokyo").count() >= 1
