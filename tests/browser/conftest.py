@@ -21,6 +21,8 @@ ALLOWED_ERRORS = re.compile(
     r"favicon|404 \(Not Found\)|Failed to load resource|WebSocket connection|language server|lsp|debugger state",
     re.IGNORECASE,
 )
+CANCELED = re.compile(r"Canceled future for \w+_subshell_request message before replies were done")
+"""JupyterLab's own requests for subshells, which a restart or a reload overtakes where the machine is busy."""
 
 
 class JupyterLab:
@@ -114,7 +116,7 @@ class LabPage:
     def __init__(self, page, lab: JupyterLab, name: str) -> None:
         self.page, self._lab = page, lab
         self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", self._failed)
         page.on("console", self._heard)
         page.goto(f"{lab.url}/lab/tree/{name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
@@ -128,6 +130,10 @@ class LabPage:
             }"""
         )
         self.outputs = page.locator(".jp-OutputArea-output")
+
+    def _failed(self, error) -> None:
+        if not CANCELED.search(str(error)):
+            self.errors.append(str(error))
 
     def _heard(self, line) -> None:
         if line.type == "error" and not ALLOWED_ERRORS.search(line.text):
