@@ -16,6 +16,7 @@ from noa_lab.runtime._machine import machine
 from noa_lab.runtime._pins import PROGRAMS, Pin, Recipe
 from noa_lab.runtime._process import Finished, clean_environment, describe_exit, run
 from noa_lab.runtime._toolchain import Toolchain
+from noa_lab.runtime._vulkan import check_vulkan_headers
 
 __all__ = ["CONFIGURED", "build", "jobs_for", "output_folder"]
 
@@ -82,6 +83,7 @@ def build(
 
     Raises:
         BuildFailed: With the compiler's own words and the path of the whole log.
+        ToolMissing: When the Vulkan headers are too old.
         DiskFull: When there is no space for the build.
         Cancelled: When `cancel` was.
     """
@@ -140,6 +142,8 @@ def _configure(
     environment = clean_environment(private, GIT_CEILING_DIRECTORIES=str(source.parent), NINJA_STATUS="[%f/%t] ")
     environment |= variables
     _step("Configure llama.cpp", command, environment, log, report, cancel)
+    if recipe.backend == "vulkan":
+        check_vulkan_headers(source, folder)  # before the mark: with other headers CMake has to look again
     mark.write_text(how, encoding="utf-8")
     return environment
 

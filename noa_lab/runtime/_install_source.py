@@ -20,7 +20,6 @@ from noa_lab.runtime._source import source_folder
 from noa_lab.runtime._store import complete, hash_files, load, stage
 from noa_lab.runtime._toolchain import find_toolchain, find_toolkit
 from noa_lab.runtime._trial import put_in_place, try_out
-from noa_lab.runtime._vulkan import check_vulkan_headers
 from noa_lab.runtime._wish import Wish
 
 __all__ = ["asked_recipe", "build_down", "compilable", "install_source", "possible_recipes", "safe_recipes"]
@@ -156,8 +155,6 @@ def _compile(job: Job, recipe: Recipe, source: LocalSource | None, name: str) ->
     tools, variables = find_toolchain(), find_toolkit(recipe.backend)
     pin = source.pin if source else PIN
     folder = source.folder if source else source_folder(pin, job.work, report=job.report, cancel=job.cancel)
-    if recipe.backend == "vulkan":
-        check_vulkan_headers(folder)
     job.tell(_STEP, f"{pin.tag if pin.build_number else 'source'}, {recipe.says}")
     return build(
         folder,

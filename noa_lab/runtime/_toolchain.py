@@ -11,6 +11,7 @@ from pathlib import Path
 
 from noa_lab.errors import ToolMissing
 from noa_lab.runtime._backends import which
+from noa_lab.runtime._vulkan import SDK_ADDRESS
 
 __all__ = ["Toolchain", "find_toolchain", "find_toolkit"]
 
@@ -75,7 +76,7 @@ def find_toolkit(backend: str) -> dict[str, str]:
         compiler = _toolkit_program("glslc", [os.environ.get("VULKAN_SDK", "")], None)
         if compiler is None:
             packages = "libvulkan-dev glslc spirv-headers" if shutil.which("apt-get") else "the Vulkan SDK"
-            raise _no_toolkit("glslc", "the Vulkan shader compiler", packages, "https://vulkan.lunarg.com/sdk/home")
+            raise _no_toolkit("glslc", "the Vulkan shader compiler", packages, SDK_ADDRESS)
         return {}
     if backend == "rocm":
         roots = [os.environ.get("ROCM_PATH", ""), os.environ.get("HIP_PATH", ""), "/opt/rocm"]

@@ -1,37 +1,38 @@
-"""Whether this machine's Vulkan headers are new enough for a llama.cpp, known before minutes of compiling.
+"""Whether the Vulkan headers that CMake has chosen are new enough for a llama.cpp, known before minutes of compiling.
 
 Distributions carry headers of their own age: Debian 12's (1.3.239) lack what llama.cpp b11312 uses, and the compiler finds that out last.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from noa_lab.errors import ToolMissing
 
-__all__ = ["check_vulkan_headers"]
+__all__ = ["SDK_ADDRESS", "check_vulkan_headers"]
 
-_HEADER = Path("vulkan", "vulkan_core.h")
-_SYSTEM = () if os.name == "nt" else (Path("/usr/local/include"), Path("/usr/include"))
-_ADDRESS = "https://vulkan.lunarg.com/sdk/home"
+SDK_ADDRESS = "https://vulkan.lunarg.com/sdk/home"
+
+_CHOSEN = re.compile(r"^Vulkan_INCLUDE_DIR:\w+=(.+)$", re.MULTILINE)
 
 _NEEDED = {"vk::LayerSettingEXT": "VK_EXT_layer_settings"}
 """What llama.cpp's source names, and the extension that a header must know for it."""
 
 
-def check_vulkan_headers(source: Path) -> None:
-    """Make sure that the headers know what a source uses; where no headers are found, CMake will say so.
+def check_vulkan_headers(source: Path, folder: Path) -> None:
+    """Make sure that the headers know what a source uses.
 
     Args:
         source: Folder of llama.cpp's source.
+        folder: Build folder, configured.
 
     Raises:
         ToolMissing: With their version, their place, and where newer ones are.
     """
-    header = next((place / _HEADER for place in _places() if (place / _HEADER).is_file()), None)
-    if header is None:
+    chosen = _CHOSEN.search((folder / "CMakeCache.txt").read_text(encoding="utf-8", errors="replace"))
+    header = Path(chosen[1] if chosen else "", "vulkan", "vulkan_core.h")
+    if not header.is_file():
         return
     known = header.read_text(encoding="utf-8", errors="replace")
     used = "".join(
@@ -42,17 +43,10 @@ def check_vulkan_headers(source: Path) -> None:
         raise ToolMissing(
             f"The Vulkan headers on this machine ({_version(known)}, {header}) are too old for this llama.cpp: "
             f"they lack {', '.join(lacking)}.",
-            fix=f"Install the Vulkan SDK ({_ADDRESS}) and set VULKAN_SDK to its folder, or get a prebuilt llama.cpp: "
+            fix=f"Install the Vulkan SDK ({SDK_ADDRESS}) and set VULKAN_SDK to its folder, or get a prebuilt llama.cpp: "
             "`noa-lab install --from release --backend vulkan`.",
             tool="vulkan headers",
         )
-
-
-def _places() -> list[Path]:
-    """Where CMake's FindVulkan looks first, and where systems keep headers."""
-    named = os.environ.get("VULKAN_SDK", "")
-    of_sdk = [Path(named, "include"), Path(named, "Include")] if named else []
-    return [*of_sdk, *_SYSTEM]
 
 
 def _version(header: str) -> str:

@@ -29,38 +29,41 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("VULKAN_SDK", raising=False)
-    monkeypatch.setattr(vulkan, "_SYSTEM", (tmp_path / "system",))
-    return tmp_path / "system"
+def place(tmp_path: Path) -> Path:
+    """The folder of headers that CMake has found."""
+    return chosen(tmp_path, tmp_path / "system")
 
 
-def test_headers_that_lack_what_the_source_uses(source: Path, place: Path) -> None:
+def chosen(build: Path, place: Path) -> Path:
+    (build / "CMakeCache.txt").write_text(f"CC:STRING=cc\nVulkan_INCLUDE_DIR:PATH={place.as_posix()}\nX:BOOL=ON\n")
+    return place
+
+
+def test_headers_that_lack_what_the_source_uses(source: Path, place: Path, tmp_path: Path) -> None:
     found = headers(place, OLD)
     with pytest.raises(ToolMissing, match="VK_EXT_layer_settings") as caught:
-        vulkan.check_vulkan_headers(source)
+        vulkan.check_vulkan_headers(source, tmp_path)
     assert "1.3.239" in caught.value.message
     assert str(found) in caught.value.message
     assert "VULKAN_SDK" in caught.value.fix
 
 
-def test_headers_that_know_it_and_source_that_does_not_use_it(source: Path, place: Path) -> None:
+def test_headers_that_know_it_and_source_that_does_not_use_it(source: Path, place: Path, tmp_path: Path) -> None:
     found = headers(place, NEW)
-    vulkan.check_vulkan_headers(source)
+    vulkan.check_vulkan_headers(source, tmp_path)
     found.write_text(OLD)
     (source / "ggml/src/ggml-vulkan/ggml-vulkan.cpp").write_text("int main() {}")
-    vulkan.check_vulkan_headers(source)
+    vulkan.check_vulkan_headers(source, tmp_path)
 
 
-def test_the_sdk_that_is_named_comes_first(
-    source: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_headers_count_that_cmake_has_chosen(source: Path, place: Path, tmp_path: Path) -> None:
     headers(place, OLD)
-    headers(tmp_path / "sdk" / "include", NEW)
-    monkeypatch.setenv("VULKAN_SDK", str(tmp_path / "sdk"))
-    vulkan.check_vulkan_headers(source)
+    headers(chosen(tmp_path, tmp_path / "sdk" / "include"), NEW)
+    vulkan.check_vulkan_headers(source, tmp_path)
 
 
-def test_without_headers_cmake_has_the_word(source: Path, place: Path) -> None:
+def test_without_headers_cmake_has_the_word(source: Path, place: Path, tmp_path: Path) -> None:
     assert not place.exists()
-    vulkan.check_vulkan_headers(source)
+    vulkan.check_vulkan_headers(source, tmp_path)
+    (tmp_path / "CMakeCache.txt").write_text("CC:STRING=cc\n")
+    vulkan.check_vulkan_headers(source, tmp_path)
