@@ -83,6 +83,7 @@ class Answer:
     async def read(self) -> bytes:
         """The whole body; raises what `pieces` raises."""
         length = self.headers.get(b"content-length", b"")
+        # Most answers say how long they are. Going through pieces costs more than reading one of them.
         if not length.isdigit() or b"transfer-encoding" in self.headers:
             return b"".join([piece async for piece in self.pieces()])
         try:

@@ -56,6 +56,7 @@ class Wanted:
 
 def wanted_answers(cells: Sequence[Cell]) -> Iterator[Wanted]:
     """The cells put together to questions, in the order of their first cells."""
+    # Most grids repeat nothing, and a large one would take much memory to be put together.
     if all(cell.repeat == 0 for cell in cells):
         yield from (Wanted((cell,)) for cell in cells)
         return

@@ -7,10 +7,10 @@ multi-head latent attention (keys only), `llama_memory_recurrent` (a state of fi
 from __future__ import annotations
 
 from noa_lab.models._gguf_types import bytes_of
-from noa_lab.models.memory._layout import Layout
+from noa_lab.models.memory._layout import Layer, Layout
 from noa_lab.models.memory._settings import MemorySettings
 
-__all__ = ["cache_of_layers", "window_cells"]
+__all__ = ["cache_of_layers", "tokens_bytes", "window_cells"]
 
 _CELLS = 256
 
@@ -27,7 +27,11 @@ def cache_of_layers(layout: Layout, settings: MemorySettings) -> list[int]:
     found = []
     for layer in layout.layers:
         cells = (narrow if layer.windowed else settings.cells) * settings.slots
-        keys = bytes_of(settings.cache_type_k, layer.key) * cells
-        values = bytes_of(settings.cache_type_v, layer.value) * cells
-        found.append(keys + values + 4 * layer.state * settings.slots)
+        found.append(tokens_bytes(layer, settings, cells) + 4 * layer.state * settings.slots)
     return found
+
+
+def tokens_bytes(layer: Layer, settings: MemorySettings, tokens: int) -> int:
+    """Keys and values of so many tokens in one layer."""
+    each = bytes_of(settings.cache_type_k, layer.key) + bytes_of(settings.cache_type_v, layer.value)
+    return each * tokens

@@ -7,7 +7,7 @@ takes). And checkpoints: what a sliding window has let go of, and what a recurre
 
 from __future__ import annotations
 
-from noa_lab.models._gguf_types import bytes_of
+from noa_lab.models.memory._kv_cache import tokens_bytes
 from noa_lab.models.memory._layout import Layout
 from noa_lab.models.memory._settings import MemorySettings
 
@@ -23,13 +23,8 @@ _CHECKPOINTS_OF_A_PROMPT = 2
 def checkpoint_bytes(layout: Layout, settings: MemorySettings) -> int:
     """Size of one checkpoint of a slot that is full; 0 for a model whose every layer sees everything."""
     tokens = min(settings.cells, layout.window)
-    found = 0
-    for layer in layout.layers:
-        if layer.windowed:
-            found += bytes_of(settings.cache_type_k, layer.key) * tokens
-            found += bytes_of(settings.cache_type_v, layer.value) * tokens
-        found += 4 * layer.state
-    return found
+    windows = sum(tokens_bytes(layer, settings, tokens) for layer in layout.layers if layer.windowed)
+    return windows + sum(4 * layer.state for layer in layout.layers)
 
 
 def slots_bytes(layout: Layout, settings: MemorySettings) -> int:
