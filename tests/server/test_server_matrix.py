@@ -74,6 +74,12 @@ class Thief:
             one.close()
 
 
+def pid_after(pid, running):
+    """The pid after a restart: the new server may answer before the news of it is here, and after `release` there is no more news."""
+    wait_until(lambda: running.pid not in (0, pid), 20)
+    return running.pid
+
+
 def check_thief(count, serve_, fake, seed):
     """Starts, crashes and ends under the eyes of the thief: whatever is asked reaches our server or nobody."""
     chance = random.Random(seed)
@@ -90,12 +96,12 @@ def check_thief(count, serve_, fake, seed):
             if end == "crash":
                 os.kill(pid, signal.SIGKILL)
                 answered += client.completion(ASK).content == " t0 t1 t2"
-                running.release()
-            elif end == "stop":
+                pid = pid_after(pid, running)
+            if end == "stop":
                 running.stop()
             else:
                 running.release()
-            gone_within(running.pid or pid, PROMISE + 3)
+            gone_within(pid, PROMISE + 3)
             try:
                 client.completion(ASK)
             except NoaLabError:
