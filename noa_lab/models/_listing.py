@@ -15,7 +15,7 @@ from noa_lab.models._unfinished import unfinished
 from noa_lab.models.memory import Fit, MemorySettings, find_fit, fit_of_file
 from noa_lab.paths import Home
 from noa_lab.runtime import FreeMemory, free_memory
-from noa_lab.tables import TableList
+from noa_lab.tables import TableList, size
 
 __all__ = ["ModelList", "ModelListing", "list_models"]
 
@@ -117,13 +117,13 @@ def _of_entry(
     default: bool,
 ) -> ModelListing:
     fit = _fit(entry.name if here is None else here, home, free)
-    size = here.size_bytes if here is not None else entry.size_bytes
+    size_bytes = here.size_bytes if here is not None else entry.size_bytes
     return ModelListing(
         name=entry.name,
         installed=here is not None,
         default=default,
-        size_bytes=size,
-        size=_words(size) or entry.size,
+        size_bytes=size_bytes,
+        size=size(size_bytes) if size_bytes else entry.size,
         quantization=entry.quantization,
         context_length=entry.context_length,
         licence=entry.licence,
@@ -146,7 +146,7 @@ def _of_file(model: ModelFile, home: Home, free: FreeMemory) -> ModelListing:
         installed=True,
         default=False,
         size_bytes=model.size_bytes,
-        size=_words(model.size_bytes),
+        size=size(model.size_bytes),
         quantization=model.metadata.quantization,
         context_length=model.metadata.context_length,
         licence="",
@@ -188,10 +188,4 @@ def _needs(fit: Fit | None, said: str = "") -> str:
     """In words: the catalogue's own (`said`), where nothing better is known."""
     if fit is None:
         return ""
-    return (said or f"about {_words(fit.bytes)}") if fit.how == "catalogue" else _words(fit.bytes)
-
-
-def _words(size: int | None) -> str:
-    if not size:
-        return ""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    return (said or f"about {size(fit.bytes)}") if fit.how == "catalogue" else size(fit.bytes)

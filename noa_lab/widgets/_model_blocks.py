@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from noa_lab.tables import size
 from noa_lab.widgets._form import Form
 from noa_lab.widgets._view import (
     Block,
@@ -24,7 +25,7 @@ from noa_lab.widgets._view import (
 if TYPE_CHECKING:
     from noa_lab.models import DiskReport, Fit, ModelListing, Removal, StoredModel
 
-__all__ = ["about", "catalogue", "choice", "disk", "importing", "megabytes", "memory", "quantizing", "removal"]
+__all__ = ["about", "catalogue", "choice", "disk", "importing", "memory", "quantizing", "removal"]
 
 _CACHE_TYPES = (("f16", "f16"), ("q8_0", "q8_0: half as much"), ("q4_0", "q4_0: a quarter"))
 
@@ -83,7 +84,7 @@ def _row(row: ModelListing, chosen: bool) -> list[str | Block]:
 def _here(row: ModelListing) -> Block:
     if row.installed or row.missing:
         return cell("", marks=[("ok", "here") if row.installed else ("warn", "gone")])
-    return cell("no", marks=[("info", f"{megabytes(row.here_bytes)} are here")] if row.here_bytes else [])
+    return cell("no", marks=[("info", f"{size(row.here_bytes)} are here")] if row.here_bytes else [])
 
 
 def memory(fit: Fit | None, problem: str) -> list[Block]:
@@ -91,10 +92,10 @@ def memory(fit: Fit | None, problem: str) -> list[Block]:
     if fit is None:
         return [text("fit-problem", problem, kind="warn")] if problem else []
     verdict = {"fits": "It fits", "tight": "It may not fit", "does not fit": "It does not fit"}[fit.verdict]
-    words = f"{verdict}: {megabytes(fit.bytes)} of memory are needed, {megabytes(fit.free_bytes)} are free."
+    words = f"{verdict}: {size(fit.bytes)} of memory are needed, {size(fit.free_bytes)} are free."
     names = {"made up of": "Made up of", "largest context": "Largest context", "known from": "Known from"}
     rows = [
-        ("Between", f"{megabytes(fit.low_bytes)} and {megabytes(fit.high_bytes)}"),
+        ("Between", f"{size(fit.low_bytes)} and {size(fit.high_bytes)}"),
         *((names[name], value) for name, value in fit.rows() if name in names),
         *((each.name, value) for each in fit.devices for name, value in fit.rows() if name == each.name),
         *(("Note", note) for note in (*fit.notes, *([problem] if problem else []))),
@@ -115,7 +116,7 @@ def _words(key: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "size_bytes" and isinstance(value, int):
-        return megabytes(value)
+        return size(value)
     if isinstance(value, int):
         return f"{value:,}" + (" tokens" if key == "context_length" else "")
     return str(value)
@@ -185,7 +186,7 @@ def importing(form: Form, found: Sequence[StoredModel], *, enabled: bool) -> Blo
         [
             cell(f"Import {each.name}", action="take", args={"name": each.name}) if enabled else each.name,
             each.tool,
-            megabytes(each.size_bytes),
+            size(each.size_bytes),
         ]
         for each in found
     ]
@@ -206,15 +207,8 @@ def importing(form: Form, found: Sequence[StoredModel], *, enabled: bool) -> Blo
 def disk(report: DiskReport) -> Block:
     """What models take of the disk."""
     columns = [column("What"), column("Kind"), column("Takes", align="end"), column("Note", wide=True)]
-    rows: list[list[str | Block]] = [
-        [use.name, use.kind, megabytes(use.bytes), clip(use.note, 240)] for use in report.uses
-    ]
-    words = f"{megabytes(report.own_bytes)} are taken, {megabytes(report.free_bytes)} are free in {report.folder}."
+    rows: list[list[str | Block]] = [[use.name, use.kind, size(use.bytes), clip(use.note, 240)] for use in report.uses]
+    words = f"{size(report.own_bytes)} are taken, {size(report.free_bytes)} are free in {report.folder}."
     return section(
         "disk-fold", "Disk", [text("disk-sum", words), table("disk", "What takes disk", columns, rows)], folded=True
     )
-
-
-def megabytes(size: float) -> str:
-    """A size in bytes for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from noa_lab.errors import BadInput
+from noa_lab.tables import size
 from noa_lab.widgets._form import ticked, words
 from noa_lab.widgets._model_blocks import (
     about,
@@ -13,7 +14,6 @@ from noa_lab.widgets._model_blocks import (
     choice,
     disk,
     importing,
-    megabytes,
     memory,
     quantizing,
     removal,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from noa_lab.models import Fit, ModelFile, Removal
     from noa_lab.workbench import Lab
 
-__all__ = ["ModelPanel", "megabytes"]
+__all__ = ["ModelPanel"]
 
 _GETTING = "Getting the model"
 
@@ -210,7 +210,7 @@ class ModelPanel(Panel):
 
     def _removed(self, done: Removal) -> None:
         stays = f" {' '.join(done.stays)}" if done.stays else ""
-        self._tell("ok", f"{done.model} is removed; that freed {megabytes(done.frees_bytes)}.{stays}")
+        self._tell("ok", f"{done.model} is removed; that freed {size(done.frees_bytes)}.{stays}")
         self._again()
 
     def _got(self, model: ModelFile) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from noa_lab.tables import size
 from noa_lab.widgets._job import seconds
-from noa_lab.widgets._models import megabytes
 from noa_lab.widgets._source import literal
 from noa_lab.widgets._view import Block, Kind, cell, code, column, facts, progress, section, table
 
@@ -79,7 +79,7 @@ def _row(one: ServerStatus, chosen: bool) -> list[str | Block]:
         one.base_url or "-",
         f"{one.slots_busy} of {one.slots_total}" if one.slots_total else "-",
         f"{rate:.0f}" if rate else "-",
-        megabytes(one.memory_bytes) if one.memory_bytes else "-",
+        size(one.memory_bytes) if one.memory_bytes else "-",
         seconds(one.uptime_seconds or 0),
         str(one.holders) if ours else "-",
     ]
@@ -98,7 +98,7 @@ def about(one: ServerStatus) -> Block:
     items: list[tuple[str, object]] = [("Model", one.model), ("Process", one.pid or "-")]
     items += [(label, _with_origin(settings[name], origins.get(name))) for name, label in _SETTINGS if name in settings]
     if one.memory_peak_bytes:
-        items.append(("Memory", f"{megabytes(one.memory_bytes)} now, {megabytes(one.memory_peak_bytes)} at most"))
+        items.append(("Memory", f"{size(one.memory_bytes)} now, {size(one.memory_peak_bytes)} at most"))
     if one.tokens_per_second:
         items.append(("Tokens/s", f"{one.tokens_per_second_now:.0f} now, {one.tokens_per_second:.0f} on average"))
     items += [

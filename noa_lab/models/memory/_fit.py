@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from noa_lab.models.memory._parts import DeviceMemory, MemoryParts
 from noa_lab.models.memory._settings import MemorySettings
+from noa_lab.tables import size
 
 __all__ = ["Fit", "Verdict"]
 
@@ -118,14 +119,14 @@ class Fit:
         """What people want to know, as names and values."""
         settings = self.settings
         slots = f"{settings.slots} slot{'s' if settings.slots > 1 else ''} of {settings.context_size:,} tokens"
-        parts = [(name.replace("_", " "), size) for name, size in self.host.as_dict().items() if size]
+        parts = [(name.replace("_", " "), count) for name, count in self.host.as_dict().items() if count]
         rows = [
             ("verdict", self.verdict),
-            ("needs", f"{_size(self.bytes)} ({_size(self.low_bytes)} to {_size(self.high_bytes)}) with {slots}"),
-            ("free", f"{_size(self.free_bytes)} of {_size(self.total_bytes)} ({self.limited_by})"),
+            ("needs", f"{size(self.bytes)} ({size(self.low_bytes)} to {size(self.high_bytes)}) with {slots}"),
+            ("free", f"{size(self.free_bytes)} of {size(self.total_bytes)} ({self.limited_by})"),
         ]
         if self.how != "catalogue":
-            rows.append(("made up of", ", ".join(f"{name} {_size(size)}" for name, size in parts)))
+            rows.append(("made up of", ", ".join(f"{name} {size(count)}" for name, count in parts)))
         rows += [(each.name, self._device(each)) for each in self.devices]
         if self.largest_context is not None:
             rows.append(("largest context", self._largest()))
@@ -134,8 +135,8 @@ class Fit:
         return rows
 
     def _device(self, device: DeviceMemory) -> str:
-        free = "an unknown amount" if device.free_bytes is None else _size(device.free_bytes)
-        return f"{_size(device.parts.total)}; {free} is free"
+        free = "an unknown amount" if device.free_bytes is None else size(device.free_bytes)
+        return f"{size(device.parts.total)}; {free} is free"
 
     def _largest(self) -> str:
         if not self.largest_context:
@@ -153,8 +154,3 @@ class Fit:
             for name, value in self.rows()
         )
         return f"<div><b>{html.escape(self.model)}</b></div><table>{rows}</table>"
-
-
-def _size(count: float) -> str:
-    """Bytes for people, in decimal units."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
