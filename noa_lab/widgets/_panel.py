@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -111,12 +110,7 @@ class Panel(anywidget.AnyWidget):
 
     def settle(self, timeout: float = 10.0) -> bool:
         """Wait until nothing is going on in this panel; returns whether that was so within `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            if self._pump.settle(max(0.0, end - time.monotonic())) and self._job is None and self._looker.job is None:
-                return self._pump.settle(max(0.0, end - time.monotonic()))
-            time.sleep(0.01)
-        return False
+        return self._pump.settle(timeout, quiet=lambda: not self._jobs())
 
     def close(self) -> None:
         """End everything the panel runs and take it away; safe to call twice."""
@@ -128,13 +122,16 @@ class Panel(anywidget.AnyWidget):
         atexit.unregister(self._end)
         if "_pump" not in self.__dict__:
             return
-        jobs = [job for job in (self._job, self._looker.job) if job is not None]
-        for job in jobs:
+        for job in self._jobs():
             job.token.cancel()
         self._pump.close()
-        for job in jobs:
+        for job in self._jobs():  # asked again: the command that was under way may have begun one
             job.stop()
         self._closed()
+
+    def _jobs(self) -> list[Job]:
+        """What is under way: the work and the look."""
+        return [job for job in (self._job, self._looker.job) if job is not None]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

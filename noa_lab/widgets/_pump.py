@@ -67,11 +67,19 @@ class Pump:
                 self._later = (time.monotonic() + seconds, command)
                 self._wake()
 
-    def settle(self, timeout: float = 5.0) -> bool:
-        """Wait until every command so far has run and been published; returns whether that happened in `timeout` seconds."""
+    def settle(self, timeout: float = 5.0, *, quiet: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until every command so far has run and been published.
+
+        Args:
+            timeout: Seconds to wait at most.
+            quiet: Must hold as well. It is asked between two commands, so it sees no state that a command has half changed.
+
+        Returns:
+            Whether that was so in time, or the pump is closed.
+        """
         with self._changed:
             return self._changed.wait_for(
-                lambda: not (self._commands or self._running or self._dirty) or self._closed, timeout
+                lambda: not (self._commands or self._running or self._dirty) and quiet() or self._closed, timeout
             )
 
     def close(self, timeout: float = 2.0) -> None:
@@ -91,6 +99,12 @@ class Pump:
         """Whether its thread is running."""
         with self._changed:
             return self._thread is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more commands."""
+        with self._changed:
+            return self._closed
 
     def _wake(self) -> None:
         if self._thread is None:

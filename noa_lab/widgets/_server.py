@@ -63,6 +63,7 @@ class ServerPanel(Panel):
     def __init__(self, model: str = "", *, keep: bool = False, lab: Lab | None = None, **settings: Any) -> None:
         self.server: Server | None = None
         """The server this panel holds; None before Start."""
+        self._arrived: Server | None = None  # started, and not yet taken: the panel may be closed in between
         self._chosen = ""
         super().__init__(lab, first_form(model, settings, keep=keep))
 
@@ -103,8 +104,9 @@ class ServerPanel(Panel):
         self._looker.look()
 
     def _closed(self) -> None:
-        if self.server is not None:
-            self.server.release()
+        for server in (self.server, self._arrived):
+            if server is not None:
+                server.release()
 
     # What the buttons do.
 
@@ -115,12 +117,15 @@ class ServerPanel(Panel):
         lab = self.lab
 
         def work(report: Report, cancel: CancelToken) -> Server:
-            return lab.serve(ref, report=report, cancel=cancel, **arguments)
+            self._arrived = server = lab.serve(ref, report=report, cancel=cancel, **arguments)
+            if self._pump.closed:
+                server.release()
+            return server
 
         self._work("Starting the server", work, self._started)
 
     def _started(self, server: Server) -> None:
-        before, self.server = self.server, server
+        before, self.server, self._arrived = self.server, server, None
         self._chosen = server.name
         if before is not None and before is not server:
             self._work(

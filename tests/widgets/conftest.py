@@ -37,7 +37,7 @@ def opened():
     for panel in panels:
         panel.close()
     # A look that was under way when its panel was closed ends by itself, soon.
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while (left := threads_of_panels()) and time.monotonic() < end:
         time.sleep(0.01)
     assert not left
@@ -64,7 +64,7 @@ def show(chromium, site, opened):
 
     def open_page(panel, *, theme="light", width=1000, settle=True):
         context = chromium.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
-        context.set_default_timeout(5000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         return PanelPage(context.new_page(), site, opened(panel), theme, settle)
 
