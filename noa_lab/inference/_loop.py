@@ -21,8 +21,8 @@ __all__ = ["LoopThread", "background", "next_piece"]
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.25 if os.name == "nt" else None
-"""Windows delivers Ctrl-C only between waits, so waits are cut there."""
+_POLL_SECONDS = 0.25
+"""Waits are cut: Windows delivers Ctrl-C only between them, and elsewhere one that arrives just as a wait begins does not end it."""
 
 
 class Closable(Protocol):

@@ -79,7 +79,7 @@ class Pump:
         """
         with self._changed:
             return self._changed.wait_for(
-                lambda: not (self._commands or self._running or self._dirty) and quiet() or self._closed, timeout
+                lambda: (not (self._commands or self._running or self._dirty) and quiet()) or self._closed, timeout
             )
 
     def close(self, timeout: float = 2.0) -> None:

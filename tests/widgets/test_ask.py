@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -62,15 +65,29 @@ def test_nothing_in_an_answer_is_obeyed(shell: InteractiveShell, capsys: pytest.
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal")
-def test_stop_keeps_what_came(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = shell.user_ns["engine"] = ScriptedEngine([Reply("one two three four", piece_delay=0.5), "again"])
-    timer = threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+def test_stop_keeps_what_came(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = shell.user_ns["engine"] = ScriptedEngine([Reply("one two", piece_delay=120), "again"])
+    shown, write = threading.Event(), sys.stdout.write
+
+    def tell(text: str) -> int:
+        done = write(text)
+        if text == "one":
+            shown.set()
+        return done
+
+    def stop() -> None:
+        if shown.wait(60):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sys.stdout, "write", tell)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
     shell.run_cell_magic("ask", "--engine engine --as answer", "Count.")
-    timer.join()
+    stopper.join()
     assert "[stopped]" in capsys.readouterr().out
-    assert shell.user_ns["answer"].startswith("one")
-    assert "four" not in shell.user_ns["answer"]
+    assert shell.user_ns["answer"] == "one"
     assert engine.calls[0].outcome in {"cancelled", "running"}
     shell.run_cell_magic("ask", "--engine engine --as answer --continue", "More.")
     assert shell.user_ns["answer"].text == "again"
@@ -148,7 +165,10 @@ def test_what_was_said_with_an_engine_ends_with_it(shell: InteractiveShell) -> N
     ask.cell("--engine engine", "One")
     assert len(ask._turns) == 1
     del shell.user_ns["engine"]
-    gc.collect()
+    end = time.monotonic() + 30  # the thread that answered may be about to let go of it
+    while len(ask._turns) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.005)
     assert len(ask._turns) == 0
 
 
@@ -166,7 +186,7 @@ SETUP = """
 import noa_lab as lab
 from noa_lab.inference import Reply
 %load_ext noa_lab
-engine = lab.ScriptedEngine([Reply("one two three four five", piece_delay=1.0), "again"])
+engine = lab.ScriptedEngine([Reply("one two" + " more" * 200, piece_delay=0.5), "again"])
 """
 
 
@@ -176,22 +196,24 @@ def test_the_stop_button_of_a_real_kernel() -> None:
 
     manager, client = start_new_kernel(kernel_name="python3")
     try:
-        assert client.execute_interactive(SETUP, timeout=60)["content"]["status"] == "ok"
+        assert client.execute_interactive(SETUP, timeout=120)["content"]["status"] == "ok"
         shown: list[str] = []
+        pressed: list[str] = []
 
         def hear(message: dict) -> None:
             content = message["content"]
             shown.append(content.get("text") or content.get("data", {}).get("text/plain") or content.get("ename") or "")
-            if content.get("text") == " two":
+            if "one two" in "".join(shown) and not pressed:
+                pressed.append("stop")
                 manager.interrupt_kernel()
 
         def run(cell: str) -> str:
             shown.clear()
-            reply = client.execute_interactive(cell, timeout=60, output_hook=hear)
+            reply = client.execute_interactive(cell, timeout=120, output_hook=hear)
             return str(reply["content"]["status"])
 
         assert run("%%ask --engine engine --as answer\nCount.") == "ok"
-        assert "".join(shown).startswith("one two [stopped]")
+        assert re.match(r"one two( more){0,100} \[stopped\]", "".join(shown))
         assert run("%%ask --engine engine --as answer\nAgain.") == "ok"
         assert "".join(shown).startswith("again\n[scripted · ")
         assert run("print(answer.text, answer.finish_reason)") == "ok"

@@ -259,7 +259,7 @@ class RealRoom:
         from contextlib import nullcontext
 
         def answer(*_):
-            self.gate.wait(10)
+            self.gate.wait(60)
             return "Paris, of course"
 
         return nullcontext(ScriptedEngine(answer, model_name=ref))
@@ -284,7 +284,7 @@ def test_with_the_real_experiments_room(lab, opened, tmp_path, monkeypatch):
     send(panel, "run")
     eventually(lambda: panel.run is not None)
     gate.set()
-    panel.run.result(20)
+    panel.run.result(60)
     send(panel, "refresh", seq=2)
     assert panel.settle()
     assert panel.view["status"] == "done"

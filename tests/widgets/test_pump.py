@@ -100,6 +100,28 @@ def test_a_flood_of_commands_does_not_starve_publishing(made):
     assert len(published) >= 3
 
 
+def test_settling_sees_nothing_half_done(made):
+    half, gate, job, seen = threading.Event(), threading.Event(), ["work"], []
+    pump = made()
+
+    def over():
+        job[0] = ""
+        half.set()
+        gate.wait(30)
+        job[0] = "look"
+
+    def quiet():
+        seen.append(job[0])
+        return not job[0]
+
+    pump.submit(over)
+    assert half.wait(30)
+    assert not pump.settle(0.05, quiet=quiet)
+    gate.set()
+    assert not pump.settle(0.05, quiet=quiet)
+    assert "" not in seen
+
+
 def test_what_a_command_raises_is_handed_on_and_the_next_command_runs(made):
     errors, seen = [], []
     pump = made(failed=errors.append)

@@ -100,18 +100,29 @@ def test_hostile_texts_stay_text_and_the_size_is_bounded(one, two, three, rows):
     assert as_text(view).startswith("X: ")
 
 
+LEFT = """import threading, time
+left = lambda: [thread.name for thread in threading.enumerate() if thread.name.startswith("noa-lab")]
+end = time.monotonic() + 30
+while left() and time.monotonic() < end:
+    time.sleep(0.05)
+left()"""
+"""The threads of panels that do not end by themselves, soon."""
+
+
 def test_a_notebook_run_without_a_browser_shows_what_is_true_and_ends(tmp_path):
     cells = [
         "import sys; sys.path.insert(0, 'tests/widgets')\nfrom panel_fakes import FakeLab\nfrom noa_lab.paths import Home\nfrom pathlib import Path",
-        "from noa_lab.widgets import *\nfake = FakeLab(Home(Path('HOME')))".replace("HOME", str(tmp_path)),
+        "import noa_lab.widgets._panel as made\nmade._FIRST_LOOK_SECONDS = 60\nfrom noa_lab.widgets import *\nfake = FakeLab(Home(Path('HOME')))".replace(
+            "HOME", str(tmp_path)
+        ),
         "SetupPanel(fake)",
         "ModelPanel(lab=fake)",
         "ServerPanel(lab=fake)",
         "panel = ComparePanel(lab=fake)\npanel",
-        "import threading, time\ntime.sleep(1)\n[t.name for t in threading.enumerate() if t.name.startswith('noa-lab')]",
+        LEFT,
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
-    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": "."}}).execute()
+    NotebookClient(notebook, timeout=180, resources={"metadata": {"path": "."}}).execute()
     shown = [read(one["outputs"][0]["data"]["text/html"]) for one in notebook.cells[2:6]]
     for status, page in zip(
         ("1 thing is missing", "1 of 4 here", "No server is up", "Ready to run: 6 answers"), shown, strict=True
