@@ -108,7 +108,7 @@ class Panel(anywidget.AnyWidget):
         """Look again at what is true; returns at once."""
         self._pump.submit(self._looker.look)
 
-    def settle(self, timeout: float = 10.0) -> bool:
+    def settle(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is going on in this panel; returns whether that was so within `timeout` seconds."""
         return self._pump.settle(timeout, quiet=lambda: not self._jobs())
 

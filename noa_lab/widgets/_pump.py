@@ -67,7 +67,7 @@ class Pump:
                 self._later = (time.monotonic() + seconds, command)
                 self._wake()
 
-    def settle(self, timeout: float = 5.0, *, quiet: Callable[[], bool] = lambda: True) -> bool:
+    def settle(self, timeout: float = 60.0, *, quiet: Callable[[], bool] = lambda: True) -> bool:
         """Wait until every command so far has run and been published.
 
         Args:

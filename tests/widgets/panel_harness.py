@@ -22,6 +22,14 @@ body { margin: 0; padding: 16px; background: var(--jp-layout-color0); font-famil
 <body><main><h1 hidden>Panel</h1><h2 hidden>Output</h2><div id="out"></div></main><script type="module">
 import panel from "/panel.js";
 const listeners = {}, state = {}, sent = [], shortcuts = [];
+// What is typed is sent after a pause: the timers of such short pauses that are still running.
+const pauses = new Set(), after = window.setTimeout, never = window.clearTimeout;
+window.setTimeout = (act, wait) => {
+  const id = after(() => { pauses.delete(id); act(); }, wait);
+  if (wait === 300) pauses.add(id);
+  return id;
+};
+window.clearTimeout = (id) => { pauses.delete(id); never(id); };
 document.addEventListener("keydown", (event) => shortcuts.push(event.key));
 const model = {
   get: (name) => state[name],
@@ -40,6 +48,7 @@ window.stub = {
   answer: (content) => (listeners["msg:custom"] || []).forEach((one) => one(content, [])),
   cut: () => listeners["comm_live_update"].forEach((one) => one.call({ model: { comm_live: false } })),
   take: () => sent.splice(0),
+  typing: () => pauses.size > 0,
 };
 window.ready = true;
 </script></body></html>"""
@@ -98,14 +107,22 @@ class PanelPage:
         page.wait_for_function("window.ready")
         if settle:
             assert panel.settle()
-        else:
-            time.sleep(0.4)
         self._shown = None
         page.evaluate("first => window.stub.start(first)", self._state())
+        if not settle:
+            self.until(lambda: page.locator(".noa").get_attribute("data-state") == "busy")
+
+    def _traits(self):
+        """Both traits as they belong together: read while the panel is not just writing them."""
+        idle = self.panel._pump._changed
+        with idle:
+            idle.wait_for(lambda: not self.panel._pump._running)
+            return {"view": self.panel.view, "parts": self.panel.parts}
 
     def _state(self):
-        self._shown = json.dumps([self.panel.view, self.panel.parts])
-        return {"view": self.panel.view, "parts": self.panel.parts}
+        state = self._traits()
+        self._shown = json.dumps(state)
+        return state
 
     def sync(self):
         """Play the browser's messages into Python and Python's traits into the browser, once."""
@@ -113,10 +130,10 @@ class PanelPage:
             self.panel._handle_custom_msg(content, [])
         while self.answers:
             self.page.evaluate("content => window.stub.answer(content)", self.answers.pop(0))
-        if json.dumps([self.panel.view, self.panel.parts]) != self._shown:
+        if json.dumps(self._traits()) != self._shown:
             self.page.evaluate("next => window.stub.put(next)", self._state())
 
-    def until(self, done, seconds=10.0):
+    def until(self, done, seconds=30.0):
         """Keep both sides talking until `done()`; returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -129,8 +146,7 @@ class PanelPage:
 
     def settle(self):
         """Until nothing is going on on either side."""
-        self.page.wait_for_timeout(350)
+        self.page.wait_for_function("!window.stub.typing()")
         self.sync()
         assert self.panel.settle()
         self.sync()
-        self.page.wait_for_timeout(20)

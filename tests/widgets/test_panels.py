@@ -26,7 +26,7 @@ def blocks(panel, kind=None):
             yield item
             yield from walk(item.get("blocks", []))
 
-    assert panel.settle(30)
+    assert panel.settle()
     return [
         block | panel.parts.get(block["id"], {})
         for block in walk(panel.view["blocks"])

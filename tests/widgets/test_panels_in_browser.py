@@ -374,9 +374,8 @@ def test_what_is_heard_comes_at_most_once_a_second(show, lab):
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "busy")
     lab.gate.set()
     shown.until(lambda: page.locator(".noa").get_attribute("data-state") == "ok")
-    page.wait_for_timeout(1300)
+    page.wait_for_function("() => window.heard.length && window.heard.at(-1)[1].includes('Everything is here')")
     heard = page.evaluate("window.heard")
-    assert "Everything is here" in heard[-1][1]
     assert all(later[0] - earlier[0] > 900 for earlier, later in pairwise(heard))
 
 
@@ -385,8 +384,7 @@ def test_code_is_copied(show, lab):
     shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     shown.page.get_by_text("The same in Python").click()
     shown.page.get_by_role("button", name="Copy: Python").click()
-    shown.page.wait_for_timeout(100)
-    assert shown.page.evaluate("navigator.clipboard.readText()") == shown.panel.code
+    shown.page.wait_for_function("async (code) => await navigator.clipboard.readText() === code", arg=shown.panel.code)
 
 
 def test_a_second_view_and_a_reload_show_the_same_and_taking_it_away_ends_its_timers(show, lab):

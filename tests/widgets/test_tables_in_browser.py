@@ -15,12 +15,20 @@ from noa_lab.widgets import ModelPanel, RunView, ServerPanel, SetupPanel
 pytestmark = pytest.mark.browser
 
 
+SAID = """button => {
+    button.said = [];
+    new MutationObserver(() => button.said.push(button.textContent)).observe(button, { childList: true });
+}"""
+"""A button says for two seconds that it has saved; what it says is kept."""
+
+
 def saved(shown, label, press=lambda button: button.click()):
     """What the file has that the button beside this table gives: its name, its rows."""
     button = shown.page.get_by_role("button", name=f"Save CSV: {label}", exact=True)
+    button.evaluate(SAID)
     with shown.page.expect_download() as info:
         press(button)
-        shown.until(lambda: button.inner_text() == "Saved ✓")
+        shown.until(lambda: "Saved ✓" in button.evaluate("button => button.said"))
     data = Path(info.value.path()).read_bytes()
     assert data.startswith(b"\xef\xbb\xbf")
     assert data.endswith(b"\r\n")
