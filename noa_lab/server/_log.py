@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -152,23 +153,47 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}") if number else path
 
 
-def tail(path: Path, lines: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a log: up to it there is `tail`, from it on there is `follow`, and no line falls between the two.
+
+    Attributes:
+        inode: The file that it is in; -1 where there is none yet.
+        position: Bytes from that file's start.
+    """
+
+    inode: int
+    position: int
+
+
+def end_of(path: Path) -> Place:
+    """Where a log ends now."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return Place(-1, 0)
+    return Place(status.st_ino, status.st_size)
+
+
+def tail(path: Path, lines: int, *, before: Place | None = None) -> list[str]:
     """The last `lines` lines of a log; reaches back into the file set aside when the current one is short.
 
-    Only the end of each file is read.
+    Only the end of each file is read. With `before`, the last ones before that place.
     """
     found: deque[str] = deque(maxlen=max(0, lines))
-    for part in (path, _numbered(path, 1)):
+    for part, end in ((path, before.position if before is not None else None), (_numbered(path, 1), None)):
         missing = lines - len(found)
         if missing > 0:
-            found.extendleft(reversed(_last_lines(part, missing)))
+            found.extendleft(reversed(_last_lines(part, missing, end)))
     return list(found)
 
 
-def _last_lines(path: Path, lines: int) -> list[str]:
+def _last_lines(path: Path, lines: int, end: int | None) -> list[str]:
     try:
         with path.open("rb") as file:
             position = file.seek(0, os.SEEK_END)
+            if end is not None:
+                position = min(position, end)
             data = b""
             while position > 0 and data.count(b"\n") <= lines:
                 step = min(_BLOCK, position)
@@ -180,19 +205,20 @@ def _last_lines(path: Path, lines: int) -> list[str]:
     return data.decode(errors="replace").removesuffix("\n").split("\n")[-lines:] if data else []
 
 
-def follow(path: Path, *, interval: float = 0.25) -> Iterator[str]:
+def follow(path: Path, *, after: Place | None = None, interval: float = 0.25) -> Iterator[str]:
     """New lines of a log as they are written, across rotations; ends only when the consumer stops.
+
+    Those after the place `after`, or after the log's end when the first one is asked for.
 
     An empty string is yielded whenever nothing new came within `interval` seconds, so that the consumer can look around.
     """
-    position, inode, rest = -1, -1, ""
+    after = after or end_of(path)
+    position, inode, rest = after.position, after.inode, ""
     while True:
         try:
             with path.open(encoding="utf-8", errors="replace") as file:
                 status = os.fstat(file.fileno())
-                if position < 0:
-                    position = status.st_size
-                elif status.st_ino != inode:
+                if status.st_ino != inode:
                     rest += _missed(path, inode, position)
                     position = 0
                 elif status.st_size < position:
@@ -202,7 +228,7 @@ def follow(path: Path, *, interval: float = 0.25) -> Iterator[str]:
                 rest += file.read()
                 position = file.tell()
         except FileNotFoundError:
-            position = max(position, 0)
+            pass
         *whole, rest = rest.split("\n")
         yield from whole
         if not whole:

@@ -15,7 +15,7 @@ from noa_lab.server._holding import updated
 from noa_lab.server._http import ask, ask_json
 from noa_lab.server._identity import is_alive, owns_port
 from noa_lab.server._launch import clear_stale, registry_lock
-from noa_lab.server._log import follow, log_path, redact, tail
+from noa_lab.server._log import Place, end_of, follow, log_path, redact, tail
 from noa_lab.server._probe import as_slot
 from noa_lab.server._record import ServerRecord, read_record, read_records, record_folder
 from noa_lab.server._vitals import vitals_of
@@ -301,15 +301,18 @@ def read_log(home: Home, name: str, *, lines: int = 50, follow: bool = False) ->
     path = log_path(home.logs, name) if record is None else Path(record.log)
     if not _is_name(name) or not path.exists():
         raise missing(home, name)
-    return _log_stream(home, name, path, lines, follow)
+    return _log_stream(home, name, path, lines, end_of(path), follow)
 
 
-def _log_stream(home: Home, name: str, path: Path, lines: int, following: bool) -> Iterator[str]:
-    yield from tail(path, lines)
+def _log_stream(home: Home, name: str, path: Path, lines: int, here: Place, following: bool) -> Iterator[str]:
+    yield from tail(path, lines, before=here)
     if not following:
         return
-    for line in follow(path):
+    gone = False
+    for line in follow(path, after=here):
         if line:
             yield line
-        elif find(home, name) is None:
+        elif gone:
             return
+        else:  # its last words were written before it went, and maybe after the last look into the log: one more look
+            gone = find(home, name) is None

@@ -29,6 +29,10 @@ BUSY_FACTOR = 10
 WORKING_CORES = 0.05
 """Processor use, in cores, from which a process counts as computing; what idle threads use is far below."""
 
+LONGEST_STEP = 0.5
+"""Share of the patience that one look can take, its answer included. What is longer is time in which nobody looked (the machine slept,
+the watcher was stopped or waited for a processor), which proves nothing against llama-server."""
+
 _HOPELESS = frozenset(("model", "argument", "library", "cpu", "start", "port"))
 
 
@@ -124,6 +128,9 @@ class HangWatch:
         if before is None:
             self._lived_at = self._worked_at = sight.at
             return None
+        unseen = max(0.0, sight.at - before.at - self._budget * LONGEST_STEP)
+        self._lived_at += unseen
+        self._worked_at += unseen
         if sight.vitals is None:
             return None  # gone: others notice
         if _worked(before, sight):

@@ -11,7 +11,7 @@ import pytest
 
 from noa_lab import server
 from noa_lab.errors import BadInput, ServerError
-from noa_lab.server import LogSettings
+from noa_lab.server import LogSettings, _status
 from noa_lab.server._log import KEPT, LogWriter, follow, redact, tail
 
 INFO = "0.00.016.622 I srv    load_model: loading model 'x'"
@@ -284,6 +284,33 @@ def test_logs_are_readable_by_name_also_afterwards(serve, bare_home):
 def test_following_a_log_ends_with_the_server(serve, bare_home):
     running = serve()
     lines = server.read_log(bare_home, "tiny", lines=0, follow=True)
-    threading.Timer(0.3, running.stop).start()
+    running.stop()
     seen = list(lines)
     assert any("llama-server ended" in line for line in seen)
+
+
+def test_the_last_words_are_followed_also_where_they_come_between_two_looks(serve, bare_home, monkeypatch):
+    """The watcher writes them and removes the record: after the last look into the log, and before the one for the record."""
+    running = serve()
+
+    def meanwhile(home, name):
+        running.stop()
+        return find(home, name)
+
+    find = _status.find
+    monkeypatch.setattr(_status, "find", meanwhile)
+    assert any("llama-server ended" in line for line in server.read_log(bare_home, "tiny", lines=0, follow=True))
+
+
+def test_what_is_written_while_the_last_lines_are_shown_is_followed_once(serve, bare_home):
+    running = serve()
+    log = running.log
+    lines = server.read_log(bare_home, "tiny", lines=2, follow=True)
+    shown = [next(lines)]
+    with log.open("a") as file:
+        file.write("written meanwhile\n")
+    running.stop()
+    shown += lines
+    assert "listening on" in shown[1]
+    assert shown.count("written meanwhile") == 1
+    assert "llama-server ended" in shown[-1]

@@ -111,6 +111,14 @@ def test_loading_lives_by_work_and_reading_alone():
     assert first_verdict(answering, loading=True)[0] == 10
 
 
+def test_time_in_which_nobody_looked_proves_nothing():
+    """The machine slept, or the watcher waited for a processor: one look without an answer afterwards is no hang."""
+    slept = [look(0), look(1), look(100, answered=False), look(101)]
+    assert first_verdict(slept) is None
+    stopped = [look(0), look(1), *(look(at, answered=False) for at in range(100, 200))]
+    assert first_verdict(stopped)[0] == 105  # half of the patience for the first look after it, and the rest as ever
+
+
 def test_a_process_that_is_gone_is_not_judged():
     assert first_verdict([look(0), *(Sight(at, None, False) for at in range(1, 100))]) is None
 
