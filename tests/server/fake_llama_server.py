@@ -2,7 +2,7 @@
 
 How it behaves is read from `behaviour.json` beside it, because its environment is scrubbed; `starts` counts its starts. A file `busy`
 makes slot 0 busy, `stall` keeps /slots from being answered, `gate` keeps the answer to /completion from going on after as many tokens
-as it says, `requests` counts those requests. `test_server_real.py` holds it against the real one.
+as it says, `requests` counts those requests and `tokens` the tokens sent. `test_server_real.py` holds it against the real one.
 """
 
 import json
@@ -78,8 +78,7 @@ def gate():
 
 def stream(connection):
     """Three tokens and the end, as llama-server sends them."""
-    with open(os.path.join(FOLDER, "requests"), "a", encoding="utf-8") as file:
-        file.write("x")
+    count("requests")
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
     end = {
         "content": "",
@@ -96,6 +95,13 @@ def stream(connection):
             connection.sendall(b"data: " + json.dumps(event).encode() + b"\n\n")
         except OSError:
             return
+        if not event["stop"]:
+            count("tokens")
+
+
+def count(name):
+    with open(os.path.join(FOLDER, name), "a", encoding="utf-8") as file:
+        file.write("x")
 
 
 def respond(path, head, ready, key):
@@ -132,8 +138,7 @@ def main():
     listener = socket.create_server(
         (option("--host"), int(option("--port"))), backlog=64, reuse_port="--reuse-port" in sys.argv
     )
-    with open(os.path.join(FOLDER, "starts"), "a", encoding="utf-8") as file:
-        file.write("x")
+    count("starts")
     starts = os.path.getsize(os.path.join(FOLDER, "starts"))
     log("I", f"srv    load_model: loading model '{option('-m')}'")
     for line in acts.get("say", []):

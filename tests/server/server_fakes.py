@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -20,14 +23,15 @@ from noa_lab.server._record import ServerRecord, read_record, record_folder
 METADATA = ModelMetadata("llama", "Fake", 1, 8192, 1, 8, 1, 1, 32, "Q4_1", None, 1)
 
 
-def noa_lab_processes() -> dict[int, str]:
-    """Watchers and llama-servers, ours or fake, that are alive now."""
+def noa_lab_processes(under: Path | None = None) -> dict[int, str]:
+    """Watchers and llama-servers, ours or fake, that are alive now; with `under`, those that work in that folder or run from it."""
     found = {}
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+    for process in psutil.process_iter(["pid", "cmdline", "status", "cwd"]):
         line = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] != psutil.STATUS_ZOMBIE and (
-            "noa_lab.server._watch" in line or "llama-server" in line
-        ):
+        place = f"{process.info['cwd']} {line}"
+        if process.info["status"] == psutil.STATUS_ZOMBIE or (under is not None and str(under) not in place):
+            continue
+        if "noa_lab.server._watch" in line or "llama-server" in line:
             found[process.info["pid"]] = line
     return found
 
@@ -59,6 +63,11 @@ class FakeLlama:
     def requests(self) -> int:
         """How many requests for a stream have reached it."""
         return self._count("requests")
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has sent."""
+        return self._count("tokens")
 
     def _count(self, name: str) -> int:
         file = self.folder / name
@@ -145,8 +154,22 @@ def gone_within(pid: int, seconds: float) -> float:
     pytest.fail(f"process {pid} is still there after {seconds} s")
 
 
-def wait_until(condition, seconds: float = 3.0) -> None:
-    """Wait until `condition()` is true; fails after `seconds`."""
+def halt(pid: int, number: signal.Signals) -> None:
+    """SIGKILL or SIGSTOP, and wait until no thread of the process can do anything any more: a signal is only sent by `os.kill`."""
+    os.kill(pid, number)
+    wait_until(lambda: not any(state in "RSD" for state in _thread_states(pid)))
+
+
+def _thread_states(pid: int) -> list[str]:
+    states = []
+    for file in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(file.read_text().rpartition(")")[2].split()[0])
+    return states
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    """Wait until `condition()` is true; fails after `seconds`, which is patience with a busy machine where no promise is meant."""
     deadline = time.perf_counter() + seconds
     while not condition():
         if time.perf_counter() > deadline:

@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from server_fakes import gone_within, is_clean, the_record, wait_until
+from server_fakes import gone_within, halt, is_clean, the_record, wait_until
 
 from noa_lab import server
 from noa_lab.errors import ServerError, ServerExited, StreamBroken, Unreachable
@@ -36,7 +36,7 @@ def test_a_crash_is_noticed_named_and_repaired(serve, bare_home, number):
     running = serve()
     before = (running.pid, running.base_url, str(running.api_key))
     os.kill(running.pid, number)
-    wait_until(lambda: running.state == "starting", 1)  # noticed
+    wait_until(lambda: running.restarts == 1)  # its state is "starting" for a moment only, which may be missed
     back(running, before[0])
     status = running.status()
     assert (status.state, status.restarts) == ("ready", 1)
@@ -53,7 +53,7 @@ def test_after_three_failures_in_a_row_it_stops_and_says_why(serve, bare_home, f
         os.kill(pid, signal.SIGKILL)
         back(running, pid)
     os.kill(running.pid, signal.SIGKILL)
-    wait_until(lambda: running.state == "crashed", 3)
+    wait_until(lambda: running.state == "crashed")
     status = running.status()
     assert status.state == "crashed"
     assert "3 times in a row" in status.reason
@@ -83,9 +83,9 @@ def test_a_kept_server_is_started_again_without_any_holder(holder, bare_home):
 def test_stopping_between_two_starts_ends_it(serve, bare_home, monkeypatch):
     running = serve()
     os.kill(running.pid, signal.SIGKILL)
-    wait_until(lambda: running.state == "starting" or running.restarts == 1, 1)
+    wait_until(lambda: running.restarts == 1)
     server.stop(bare_home, "tiny")
-    wait_until(lambda: running.state == "stopped", 2)
+    wait_until(lambda: running.state == "stopped")
     assert is_clean(bare_home)
 
 
@@ -113,7 +113,7 @@ def test_sigkill_of_the_watcher_ends_the_server(serve, bare_home, monkeypatch, h
     gone_within(running.pid, PROMISE)
     wait_until(lambda: running.state == "crashed")
     assert "watcher" in running.status().reason
-    assert server.servers(bare_home) == []
+    wait_until(lambda: server.servers(bare_home) == [])  # a killed process lets go of its connections before it is gone
     assert is_clean(bare_home)
 
 
@@ -170,11 +170,11 @@ def test_two_crashes_while_loading_are_survived(serve, fake):
 
 
 def test_a_stop_while_loading_is_a_hang(serve, fake, bare_home):
-    fake.behave(load_seconds=2)
+    fake.behave(load_seconds=60)
     made = []
     thread = threading.Thread(target=lambda: made.append(serve(QUICK_TO_JUDGE)))
     thread.start()
-    wait_until(lambda: fake.starts == 1, 10)
+    wait_until(lambda: fake.starts == 1 and the_record(bare_home).process is not None)
     fake.behave()
     os.kill(the_record(bare_home).process.pid, signal.SIGSTOP)
     thread.join(20)
@@ -257,7 +257,7 @@ def test_a_request_without_a_token_is_answered_once_after_the_restart(serve, fak
     fake.let_pass(0)
     thread, result = ask_in_background(running.client())
     wait_until(lambda: fake.requests == 1, 10)
-    os.kill(running.pid, number)
+    halt(running.pid, number)
     fake.let_pass(None)
     thread.join(20)
     assert result[0].content == " t0 t1 t2"
@@ -279,7 +279,7 @@ def test_a_request_with_a_token_is_never_sent_again(serve, fake):
     stream = iter(running.client().stream(ASK))
     assert next(stream) == " t0"
     pid = running.pid
-    os.kill(pid, signal.SIGKILL)
+    halt(pid, signal.SIGKILL)
     fake.let_pass(None)
     with pytest.raises(StreamBroken) as caught:
         list(stream)

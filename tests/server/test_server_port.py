@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from server_fakes import gone_within
+from server_fakes import gone_within, wait_until
 
 from noa_lab import server
 from noa_lab.errors import PortTaken, ServerError, ServerExited, ServerMissing
@@ -109,10 +109,7 @@ def test_the_port_is_free_after_the_end_while_the_server_is_still_named(serve, e
     engine.close()
     del engine
     gc.collect()
-    deadline = time.monotonic() + PROMISE  # its watcher lets go of it after llama-server's end
-    while not can_be_had(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: can_be_had(port))  # its watcher lets go of it after llama-server's end
 
 
 def test_what_was_let_go_of_hands_nothing_out(serve):

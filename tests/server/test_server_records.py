@@ -46,7 +46,7 @@ def test_an_orphan_of_ours_is_ended_after_proof(serve, bare_home):
         dead = type(own_mark())(2**22 - 1, "ticks:1")
         write_record(record_folder(bare_home, "tiny"), record.changed(process=mark_of(orphan.pid), watcher=dead))
         assert server.servers(bare_home) == []
-        assert orphan.wait(2) == -signal.SIGKILL
+        assert orphan.wait(20) == -signal.SIGKILL
 
 
 def test_stopping_one_from_before_a_reboot_signals_nobody(serve, bare_home):
@@ -100,7 +100,7 @@ def test_a_hung_watcher_is_shown_and_can_be_stopped(serve, bare_home):
 def test_stop_by_name_tells_the_other_holders(serve, bare_home):
     running = serve()
     server.stop(bare_home, "tiny")
-    wait_until(lambda: running.state == "stopped", 1)
+    wait_until(lambda: running.state == "stopped")
     assert "process" in running.status().reason
     with pytest.raises(ServerMissing):
         running.keep()

@@ -6,6 +6,7 @@ import gc
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from server_fakes import gone_within, the_record, wait_until
@@ -59,23 +60,23 @@ def test_joining_waits_for_one_that_is_ending(serve, fake):
     fake.behave(deaf=True)
     first = serve()
     first.release()  # takes a second to end
-    start = time.perf_counter()
     second = serve()
     assert second.name == "tiny"
     assert second.pid != first.pid
-    assert time.perf_counter() - start < 4
 
 
 def test_a_joiner_outlives_the_starter_that_gave_up(serve, fake, holder, bare_home):
     fake.behave(load_seconds=3)
     first = holder()
-    wait_until(lambda: (record := the_record(bare_home)) is not None and record.process is not None, 15)
-    starter_dies = threading.Timer(0.2, first.kill)
-    starter_dies.start()
-    running = serve()
+    wait_until(lambda: (record := the_record(bare_home)) is not None and record.process is not None)
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(serve)
+        wait_until(lambda: server.servers(bare_home)[0].holders == 2)
+        first.kill()
+        running = joining.result()
     assert running.joined
     assert running.state == "ready"
-    starter_dies.join()
+    wait_until(lambda: running.status().holders == 1)
 
 
 def test_a_joiner_hears_what_changed_while_it_connected(serve, bare_home):
@@ -155,6 +156,6 @@ def test_a_connection_without_the_secret_gets_nothing(serve, bare_home):
     stranger = connect(the_record(bare_home).address, 1)
     stranger.send({"op": "stop", "id": 1, "secret": "guess"})
     with pytest.raises(ChannelEnded):
-        stranger.receive(1)
+        stranger.receive(20)
     stranger.close()
     assert running.status().state == "ready"
