@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,19 @@ from noa_lab.testing import Reply, ScriptedEngine
 
 GREEDY = InferenceConfig(temperature=0.0, max_tokens=8)
 WARM = InferenceConfig(temperature=0.7, max_tokens=8)
+
+
+class Held:
+    """A script, or the pace of a fake server, that stops for `go` after so many answers: what a test does meanwhile is never too late."""
+
+    def __init__(self, after: int, value: Any = "yes") -> None:
+        self._left, self._value = after, value
+        self.go = threading.Event()
+
+    def __call__(self, *_: Any) -> Any:
+        self._left -= 1
+        assert self._left >= 0 or self.go.wait(60), "nobody let it go on"
+        return self._value
 
 
 class Rig:

@@ -6,7 +6,7 @@ import itertools
 from contextlib import contextmanager
 
 import pytest
-from comparison_rig import Rig, grid, wait_for
+from comparison_rig import Held, Rig, grid, wait_for
 
 from noa_lab.errors import UnknownName, Unsupported
 from noa_lab.experiments import Grid, start
@@ -85,10 +85,12 @@ def test_the_arms_of_one_input_share_seeds_also_within_one_request(store):
 
 
 def test_a_run_of_lanes_is_paused_and_goes_on_where_it_stopped(store):
-    servers = Servers(seconds=0.01)
+    held = Held(after=24, value=0.002)
+    servers = Servers(seconds=held)
     run = start(shared_grid(12), store=store, engine_for=servers)
     wait_for(lambda: run.progress().done >= 10)
     run.pause()
+    held.go.set()
     wait_for(lambda: not run.running)
     assert run.status == "paused"
     before = set(run.cells().query("status == 'done'")["cell_id"])

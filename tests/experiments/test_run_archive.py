@@ -6,7 +6,7 @@ import json
 import zipfile
 
 import pytest
-from comparison_rig import GREEDY, WARM, Rig, grid
+from comparison_rig import GREEDY, WARM, Held, Rig, grid, wait_for
 
 from noa_lab.errors import BadInput, UnknownName
 from noa_lab.experiments import Store, export_run, import_run, list_runs, open_run, score, start
@@ -57,12 +57,12 @@ def test_an_imported_run_lends_no_answers_and_is_not_continued_by_the_same_grid(
 
 
 def test_a_half_done_run_is_completed_where_it_arrives(store, elsewhere, tmp_path):
-    run = start(grid(6), store=store, engine_for=Rig(delay=0.02))
-    while run.progress().done < 3:
-        pass
+    held = Held(after=6)
+    run = start(grid(6), store=store, engine_for=Rig(held))
+    wait_for(lambda: run.progress().done >= 3)
     run.pause()
-    while run.running:
-        pass
+    held.go.set()
+    wait_for(lambda: not run.running)
     new = open_run(elsewhere, import_run(elsewhere, export_run(store, run.run_id, tmp_path / "run.zip")), Rig())
     assert new.status == "paused"
     done = new.progress().done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from comparison_rig import CONTAINS, GREEDY, WARM, Rig, grid, run_to_end, wait_for
+from comparison_rig import CONTAINS, GREEDY, WARM, Held, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import ExperimentError, RequestRefused
 from noa_lab.experiments import Prompt, open_run, start
@@ -142,10 +142,12 @@ def test_a_file_that_was_fetched_by_the_run_itself_is_known_from_its_engine(stor
 
 
 def test_a_run_is_not_resumed_on_another_model(store):
-    rig = Rig(delay=0.02)
+    held = Held(after=6)
+    rig = Rig(held)
     run = start(grid(20), [CONTAINS], store=store, engine_for=rig, identity_for=model("a"))
     wait_for(lambda: run.progress().done > 0)
     run.pause()
+    held.go.set()
     wait_for(lambda: not run.running)
     unasked = Rig()
     changed = open_run(store, run.run_id, engine_for=unasked, identity_for=model("b"))

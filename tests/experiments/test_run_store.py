@@ -189,16 +189,15 @@ def test_readers_never_wait_for_a_writer(store):
         with store.write() as connection:
             connection.execute(schema.cells.update().values(status="done"))
             inside.set()
-            leave.wait(10)
+            leave.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
     try:
         assert inside.wait(5)
-        begun = time.monotonic()
         assert store.counts(run_id)["pending"] == 4
         assert store.runs()[0]["done"] == 0
-        assert time.monotonic() - begun < 1.0
+        assert thread.is_alive(), "the writer is still in its transaction"
     finally:
         leave.set()
         thread.join()
