@@ -263,6 +263,8 @@ class Lanes:
                 url=self._server.url,
                 status=200,
             )
+        # Short answers can be over before anybody has looked which lanes take them.
+        self._schedule.answered_by(job, {each.id_slot for each in responses if each.id_slot >= 0})
         check_echo(body, responses[0].raw.get("generation_settings") or {}, self._server.url)
         kept = {**body, "prompt": question.text}  # which people can read; it stands for the same tokens
         found = [self._finish(each, kept, None if seed is None else seed + n) for n, each in enumerate(responses)]

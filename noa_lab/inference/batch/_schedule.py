@@ -172,6 +172,16 @@ class Schedule(abc.ABC):
             if lane != job.lane:
                 self._lanes[lane].held = b""
 
+    def answered_by(self, job: Ask, lanes: Collection[int]) -> None:
+        """The answers of a job have come and name their lanes: one that nobody saw at work on them has lost what it held.
+
+        Args:
+            job: As `next` gave it, and not over yet.
+            lanes: The lanes, whether they still work or not.
+        """
+        for number in {*lanes} - self._at_work[job]:
+            self._lanes[number].held = b""
+
     def working(self, job: Ask) -> int:
         """Lanes that still work for a job."""
         return len(self._at_work[job])

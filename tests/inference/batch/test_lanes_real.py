@@ -60,7 +60,7 @@ def test_copied_trunks_are_evaluated_once(saving_server):
     sink, lanes = answer_all(saving_server.url, wishes, api_key=saving_server.key, speeds=Unhurried())
     assert len(sink.answers) == sum(wish.answers for wish in wishes)
     assert lanes.facts.copying
-    assert lanes.facts.evaluated == lanes.facts.expected
+    assert lanes.facts.evaluated <= lanes.facts.expected, "a lane did not hold what it was thought to hold"
     least, tails = least_and_tails(saving_server, wishes)
     # llama-server itself chooses the slots of further answers. One that still had a prompt to go on with has to read its tail again.
     assert lanes.facts.evaluated <= least + tails < 1.5 * least
