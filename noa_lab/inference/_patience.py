@@ -17,6 +17,9 @@ async def patient(
 ) -> AsyncIterator[None]:
     """Raise `TimeoutError` when nothing happens for `patience` seconds.
 
+    Time in which this process itself stood still (Ctrl-Z, a laptop that slept) says nothing of the server: between two looks, twice the
+    time between them counts at most.
+
     Args:
         answers: Each event of it counts as a sign of life.
         patience: Seconds.
@@ -24,15 +27,17 @@ async def patient(
     """
 
     async def watch(deadline: asyncio.Timeout) -> None:
-        seen = 0
-        while True:
+        clock = asyncio.get_running_loop().time
+        seen, silence, last = 0, 0.0, clock()
+        while silence < patience:
             await asyncio.sleep(patience / 4)
             waiting = not answers.events and alive is not None and await alive(patience / 4)
-            if answers.events > seen or waiting:
-                seen = answers.events
-                deadline.reschedule(asyncio.get_running_loop().time() + patience)
+            now = clock()
+            silence = 0.0 if answers.events > seen or waiting else silence + min(now - last, patience / 2)
+            seen, last = answers.events, now
+        deadline.reschedule(clock())
 
-    async with asyncio.timeout(patience) as deadline:
+    async with asyncio.timeout(None) as deadline:
         watcher = asyncio.create_task(watch(deadline))
         try:
             yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import time
 
+import psutil
 import pytest
 from comparison_rig import Rig, child, read_log
 
@@ -32,11 +34,28 @@ def test_two_processes_write_one_store_at_the_same_time(tmp_path):
         assert all(answer.startswith("yes ") for answer in answers)
 
 
+def stop_between_transactions(process, path) -> None:
+    """Stop a process where it does not keep everybody else from writing."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+        finally:
+            connection.close()
+
+
 def test_two_processes_never_execute_one_run(tmp_path):
     path = tmp_path / "runs.db"
     first = child(path, tmp_path / "1.log", "--inputs", "60", "--delay", "0.02")
     assert first.stdout.readline().startswith("started")
-    first.send_signal(signal.SIGSTOP)  # it lives, and will not be done before the other has come
+    stop_between_transactions(first, path)  # it lives, and will not be done before the other has come
     second = child(path, tmp_path / "2.log", "--inputs", "60", "--delay", "0.02")
     output, errors = second.communicate(timeout=30)
     assert output == f"busy {first.pid}\n", errors

@@ -10,7 +10,7 @@ from noa_lab.inference import CompletionRequest
 ASK = CompletionRequest(prompt="x", temperature=0.7, max_tokens=100, stop=["."])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -117,7 +117,7 @@ def test_errors_are_recorded(tmp_path: Path) -> None:
 
 def test_a_cancelled_stream_plays_up_to_there(tmp_path: Path) -> None:
     path = tmp_path / "tape.jsonl"
-    with CassetteEngine(path, ScriptedEngine("a b c d", piece_delay=0.05)) as engine:
+    with CassetteEngine(path, ScriptedEngine("a b" + " c" * 28, piece_delay=0.3)) as engine:
         stream = engine.stream("x", HOT)
         for piece in stream:
             if piece == " b":

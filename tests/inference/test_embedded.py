@@ -102,22 +102,28 @@ def test_a_cancel_is_noticed_in_the_middle_of_the_prompt(gguf: Path) -> None:
     """One batch of 512 tokens takes longer than the bound; half of it has been read when the cancel comes."""
     with EmbeddedEngine(gguf, context_size=2048, threads=1) as engine:
         prompt = "word " * 500
+        engine.count_tokens("x")  # the model is loaded now
         began = time.monotonic()
         engine.generate(prompt, SHORT)
         whole = time.monotonic() - began
-        stream = engine.stream("other " + prompt, SHORT)
-        closer = threading.Timer(whole / 3, stream.close)
-        began = time.monotonic()
-        closer.start()
-        assert list(stream) == []
-        closer.join()
-        left = time.monotonic()
-        assert (
-            engine.generate("x", SHORT).cached_tokens == 0
-        )  # waits until the child is free; nothing half-read is reused
-        assert time.monotonic() - left < whole / 2
+        # A busy machine can make any single try too slow; a child that does not notice makes each of them so.
+        assert any(left_early(engine, f"{number} {prompt}", whole) for number in range(6))
         again = engine.generate(prompt, SHORT)
         assert (again.cached_tokens, again.prompt_tokens) == (0, 501)
+
+
+def left_early(engine: EmbeddedEngine, prompt: str, whole: float) -> bool:
+    """Cancel a request after a third of the time that it takes; whether the child was then free before the half of it."""
+    stream = engine.stream(prompt, SHORT)
+    closer = threading.Timer(whole / 3, stream.close)
+    closer.start()
+    pieces = list(stream)
+    closer.join()
+    left = time.monotonic()
+    cached = engine.generate("x", SHORT).cached_tokens  # waits until the child is free
+    free = time.monotonic() - left
+    assert cached == 0, "nothing half-read is reused"
+    return not pieces and free < whole / 2
 
 
 @pytest.mark.real
@@ -141,7 +147,7 @@ def test_a_crash_is_an_error_and_the_next_request_works(gguf: Path) -> None:
         killer.join()
         assert engine.generate("x", SHORT).completion_tokens == 2
         last = engine.pid
-    assert gone(last, 2)
+    assert gone(last, 10)
     assert engine.pid is None
 
 
@@ -156,7 +162,7 @@ from noa_lab.inference import EmbeddedEngine, InferenceConfig
 engine = EmbeddedEngine(Path({str(gguf)!r}), context_size=512, threads=1)
 for piece in engine.stream("Once upon a time", InferenceConfig(temperature=0.0, max_tokens=400)):
     if {how!r} == "forked" and os.fork() == 0:
-        sys.stdout.close(); os.close(1); time.sleep(6); os._exit(0)  # holds the pipe open
+        sys.stdout.close(); os.close(1); time.sleep(15); os._exit(0)  # holds the pipe open
     print(engine.pid, flush=True)
     if {how!r} == "exit":
         break
@@ -173,7 +179,7 @@ for piece in engine.stream("Once upon a time", InferenceConfig(temperature=0.0, 
     else:
         parent.kill()
         parent.wait()
-    assert gone(child, 3)
+    assert gone(child, 10)
     parent.stdout.close()
     parent.stderr.close()
 

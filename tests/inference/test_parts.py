@@ -176,7 +176,7 @@ from noa_lab.inference import LlamaInferenceEngine
 from noa_lab.testing import FakeLlamaServer, ScriptedEngine
 url = sys.argv[1]
 engine = LlamaInferenceEngine(url, "m")
-print(engine.generate("x").text)
+print(engine.generate("x").text, flush=True)  # what is still in the buffer would be printed by both
 child = os.fork()
 print(engine.generate("x").text, engine.generate("y").text, flush=True)
 if child:

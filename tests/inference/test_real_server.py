@@ -132,16 +132,20 @@ def test_cancel_frees_the_slot(client: LlamaClient) -> None:
 def test_cancel_while_waiting_for_a_slot(real_server: RealServer, client: LlamaClient) -> None:
     async def crowd() -> None:
         engine = LlamaInferenceEngine(real_server.url, "m", real_server.key)
-        config = InferenceConfig(temperature=0.0, max_tokens=60)
-        tasks = [asyncio.create_task(engine.agenerate("Once upon a time", config)) for _ in range(4)]
-        await asyncio.sleep(0.3)
+        configs = [InferenceConfig(temperature=0.0, max_tokens=tokens) for tokens in (60, 400, 400, 400)]
+        tasks = [asyncio.create_task(engine.agenerate("Once upon a time", config)) for config in configs]
+        while sum(slot.busy for slot in await asyncio.to_thread(client.slots)) < 2:
+            await asyncio.sleep(0.01)
         for task in tasks[1:]:
             task.cancel()
         assert (await tasks[0]).completion_tokens == 60
         await engine.aclose()
 
     asyncio.run(crowd())
-    assert not any(slot["is_processing"] for slot in client.slots())
+    end = time.monotonic() + 3  # 400 tokens take longer
+    while any(slot.busy for slot in client.slots()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_killed_in_the_middle(llama_server_program: Path, gguf: Path, tmp_path: Path) -> None:

