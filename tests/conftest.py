@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from noa_lab import models
@@ -13,6 +14,10 @@ from noa_lab.models import ModelFile
 from noa_lab.paths import Home
 from noa_lab.runtime import Runtime, current
 from noa_lab.testing import borrowed_home
+
+# An example may take as long as a busy machine makes it take.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

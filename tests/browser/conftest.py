@@ -21,8 +21,11 @@ ALLOWED_ERRORS = re.compile(
     r"favicon|404 \(Not Found\)|Failed to load resource|WebSocket connection|language server|lsp|debugger state",
     re.IGNORECASE,
 )
-CANCELED = re.compile(r"Canceled future for \w+_subshell_request message before replies were done")
-"""JupyterLab's own requests for subshells, which a restart or a reload overtakes where the machine is busy."""
+CANCELED = re.compile(r"Canceled future for (?!execute)\w+_request message before replies were done")
+"""JupyterLab's own requests (about subshells, comms, the kernel), which a restart or a reload overtakes where the machine is busy.
+
+It reports them as errors of the page or in the console, by where it was waiting.
+"""
 
 
 class JupyterLab:
@@ -71,7 +74,7 @@ class JupyterLab:
 
     def _wait(self) -> str:
         """Wait until it answers on the port that it took and wrote down."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         written = self._folder / f"runtime/jpserver-{self.process.pid}.json"
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -114,12 +117,13 @@ class LabPage:
     """
 
     def __init__(self, page, lab: JupyterLab, name: str) -> None:
-        self.page, self._lab = page, lab
+        self.page, self._lab, self._name = page, lab, name
         self.errors: list[str] = []
         page.on("pageerror", self._failed)
         page.on("console", self._heard)
         page.goto(f"{lab.url}/lab/tree/{name}?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.wait_for("window.jupyterapp.shell.currentWidget?.context")
         # Running cells before the session is ready makes JupyterLab ask for a kernel.
         page.evaluate(
             """async () => {
@@ -136,8 +140,12 @@ class LabPage:
             self.errors.append(str(error))
 
     def _heard(self, line) -> None:
-        if line.type == "error" and not ALLOWED_ERRORS.search(line.text):
+        if line.type == "error" and not (ALLOWED_ERRORS.search(line.text) or CANCELED.search(line.text)):
             self.errors.append(line.text)
+
+    def wait_for(self, true: str) -> None:
+        """Wait until this JavaScript is true in the page."""
+        self.page.wait_for_function(true)
 
     def command(self, name: str, **arguments) -> None:
         """Run a command of JupyterLab; its promise is not awaited: with a dialog open it never ends."""
@@ -147,11 +155,35 @@ class LabPage:
         """Run all cells; wait for what they show."""
         self.command("notebook:run-all-cells")
 
+    def all_have_run(self) -> None:
+        """Wait until every cell has run."""
+        cells = "[...window.jupyterapp.shell.currentWidget.content.model.cells]"
+        self.wait_for(f"() => {cells}.every((cell) => cell.executionCount)")
+
+    def save(self) -> None:
+        """Save the notebook and wait until that is done."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
+
+    def saved(self, true) -> dict:
+        """What is in the notebook's file, once all of it is written and `true` of it."""
+        path = self._lab.root / self._name
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                notebook = json.loads(path.read_text())
+            except ValueError:  # JupyterLab is just writing it
+                notebook = None
+            if notebook is not None and true(notebook):
+                return notebook
+            time.sleep(0.05)
+        pytest.fail(f"{path.name} was not saved like that")
+
     def theme(self, name: str) -> None:
         """Change the theme: "JupyterLab Light", "JupyterLab Dark"."""
         self.command("apputils:change-theme", theme=name)
         self.page.wait_for_selector(f"body[data-jp-theme-name='{name}']", state="attached")
-        self.page.wait_for_timeout(300)  # the theme's style sheet arrives after its name
+        # JupyterLab hides itself for a frame to have all of it drawn anew.
+        self.wait_for("() => !document.querySelector('.jp-LabShell').classList.contains('lm-mod-hidden')")
 
     def kernel(self, code: str) -> str:
         """Run code in the notebook's kernel, silently beside the cells; returns what it printed."""
@@ -207,7 +239,7 @@ def page(chromium, jupyterlab, request):
 
     def open_notebook(name: str, *, width: int = 1400, height: int = 1000) -> LabPage:
         context = chromium.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         opened.append(LabPage(context.new_page(), jupyterlab, name))
         return opened[-1]
