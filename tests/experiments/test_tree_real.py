@@ -97,7 +97,7 @@ def test_a_killed_process_takes_its_child_along_and_another_does_the_rest(lab, t
     finally:
         process.kill()
         process.wait()
-    wait_for(lambda: not child.is_running(), 5)
+    wait_for(lambda: not child.is_running(), 20)
     (summary,) = lab.runs()
     kept = {row["cell_id"]: row["finished"] for row in lab.store.cells(summary.run_id) if row["status"] == "done"}
     assert 3 <= len(kept) < 24
