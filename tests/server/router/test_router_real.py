@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from server_fakes import wait_until
 
 import noa_lab as lab
 from noa_lab import server
@@ -139,14 +140,13 @@ def test_what_a_request_leaves_out_is_as_in_server_yaml(router):
 
 
 def test_a_stream_comes_while_it_is_written(router):
-    with http(router) as ask:
-        came = []
-        body = {"prompt": STORY, "n_predict": 60, "stream": True, "ignore_eos": True}
-        with ask.stream("POST", "/completion", json=body) as answer:
-            came += [time.perf_counter() for line in answer.iter_lines() if line]
-    assert len(came) >= 60
-    assert came[-1] - came[0] > 0.05, "sixty tokens take longer than that: they were not gathered"
-    assert came[5] - came[0] < (came[-1] - came[0]) * 0.7
+    body = {"prompt": STORY, "n_predict": 480, "stream": True, "ignore_eos": True, "model": "second"}
+    with http(router) as look, http(router) as ask, ask.stream("POST", "/completion", json=body) as answer:
+        pieces = [line for line, _ in zip(filter(None, answer.iter_lines()), range(5), strict=False)]
+        written = _at_work(look)
+    assert len(pieces) == 5
+    assert written is not None, "it was over before its first pieces were here: they were gathered"
+    assert 5 <= written < 480
 
 
 def test_cancelling_a_client_stops_the_decoding(router):
@@ -156,7 +156,7 @@ def test_cancelling_a_client_stops_the_decoding(router):
             lines = answer.iter_lines()
             next(lines)
             assert _at_work(look) is not None
-        _within(5, lambda: look.get("/v1/models").json()["data"][1]["in_flight"] == 0)
+        _within(20, lambda: look.get("/v1/models").json()["data"][1]["in_flight"] == 0)
         # How long llama-server takes to notice depends on the machine; how far it has come tells whether it was cancelled.
         furthest, deadline = 0, time.perf_counter() + 60
         while (written := _at_work(look)) is not None:
@@ -206,7 +206,7 @@ class Mixed:
         self.answered: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.waits: list[float] = []
-        self.most_loaded = 0
+        self.most_loaded = self.starts = 0
         self._done = threading.Event()
 
     def run(self) -> None:
@@ -251,7 +251,7 @@ def _mix(runtime: Runtime, home: Home, model: ModelFile, second: ModelFile, requ
         mixed.run()
         with http(router) as ask:
             counters = ask.get("/metrics").text
-    starts = sum(
+    mixed.starts = starts = sum(
         int(line.rsplit(" ", 1)[1]) for line in counters.splitlines() if line.startswith("noa_lab_router_starts")
     )
     failures = [line for line in counters.splitlines() if "failures_total{" in line and not line.endswith(" 0")]
@@ -260,7 +260,8 @@ def _mix(runtime: Runtime, home: Home, model: ModelFile, second: ModelFile, requ
     assert min(mixed.answered.values()) >= requests // 4
     assert failures == [], "no server was ended under a request"
     assert mixed.most_loaded == 1, "the budget holds one"
-    assert starts <= 2 + requests / 6, "requests of one model were answered together"
+    # How many are together depends on which client gets to ask when: one that comes late may cost two more starts.
+    assert starts <= requests / 2, "requests of one model were answered together"
     assert max(mixed.waits) < 60, "nobody starves"
     return mixed
 
@@ -268,12 +269,13 @@ def _mix(runtime: Runtime, home: Home, model: ModelFile, second: ModelFile, requ
 def test_mixed_requests_where_memory_holds_one_model(runtime, model, second, tmp_path):
     home = Home(tmp_path / "home")
     _mix(runtime, home, model, second, requests=24)
-    assert server.servers(home) == [] or all(one.state == "draining" for one in server.servers(home))
+    wait_until(lambda: server.servers(home) == [])
 
 
 @pytest.mark.full
 def test_two_hundred_mixed_requests_from_eight_clients(runtime, model, second, tmp_path):
     mixed = _mix(runtime, Home(tmp_path / "home"), model, second, requests=200)
+    assert mixed.starts <= 35, "requests of one model were answered together"
     print(
         f"waits: most {max(mixed.waits):.1f} s, mean {sum(mixed.waits) / len(mixed.waits):.1f} s; {dict(mixed.answered)}"
     )
@@ -287,10 +289,19 @@ def test_a_long_answer_is_not_cut_short_by_a_model_that_waits(runtime, model, se
         with ask.stream("POST", "/completion", json=body) as answer:
             lines = answer.iter_lines()
             next(lines)
-            with ThreadPoolExecutor(1) as pool, http(router) as other:
+            with ThreadPoolExecutor(1) as pool, http(router) as other, http(router) as look:
                 waiting = pool.submit(other.post, "/completion", json={"prompt": STORY, "model": "second"})
-                tokens = sum('"stop":false' in line for line in lines)
-                assert not waiting.done(), "the other model is not loaded while this one is at work"
+                tokens = looks = 0
+                for line in filter(None, lines):
+                    tokens += '"stop":false' in line
+                    at_work, wanted = look.get("/v1/models").json()["data"]
+                    if at_work["in_flight"] and wanted["waiting"]:
+                        looks += 1
+                    if at_work["in_flight"]:
+                        assert wanted["status"]["value"] == "unloaded", (
+                            "it is not loaded while the other one is at work"
+                        )
+                assert looks
                 assert tokens >= 195
                 assert waiting.result(60).json()["model"] == "second"
 
