@@ -189,7 +189,7 @@ class Child:
             cancel: Raises `Cancelled` within a tenth of a second.
             on_idle: Called every tenth of a second without a line.
         """
-        last = time.monotonic()
+        silent = 0.0
         while True:
             if cancel is not None:
                 cancel.check()
@@ -198,9 +198,9 @@ class Child:
             try:
                 line = self._lines.get(timeout=_POLL_SECONDS)
             except queue.Empty:
-                if self.returncode is None:
-                    last = time.monotonic()
-                elif time.monotonic() - last > _SILENT_SECONDS:
+                # Counted in turns and not by the clock: when this whole process has stood still, what was written meanwhile is on its way.
+                silent = 0.0 if self.returncode is None else silent + _POLL_SECONDS
+                if silent > _SILENT_SECONDS:
                     # Something that it started and that went its own way (a compiler's daemon) keeps the output open.
                     return
                 if on_idle is not None:
@@ -208,7 +208,7 @@ class Child:
                 continue
             if line is None:
                 return
-            last = time.monotonic()
+            silent = 0.0
             yield line
 
     @property

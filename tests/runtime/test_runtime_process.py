@@ -6,14 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from noa_lab.errors import Cancelled
 from noa_lab.events import CancelToken
+from noa_lab.runtime import _process
 from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
 
 TREE = (
@@ -65,9 +69,32 @@ def test_a_missing_program_is_an_exit_code(tmp_path: Path) -> None:
     assert "cannot be started" in done.text
 
 
-def test_too_long_ends_the_whole_tree() -> None:
+def test_what_was_written_while_we_stood_still_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole process may get no processor for seconds, and a command may end meanwhile."""
+    read, goes_on = Child._read, threading.Event()
+    clock = chain([0.0], repeat(60.0))
+
+    def late(self: Child) -> None:
+        goes_on.wait(20)
+        read(self)
+
+    monkeypatch.setattr(Child, "_read", late)
+    with Child([sys.executable, "-c", "print('one')"]) as child:
+        child._process.wait(20)
+        monkeypatch.setattr(_process, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        assert list(child.lines(on_idle=goes_on.set)) == ["one"]
+
+
+def test_too_long_ends_the_whole_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     mark = f"mark-{os.getpid()}-timeout"
-    done = run([sys.executable, "-c", TREE, mark], seconds=2.0)
+    clock = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr(_process, "time", clock)
+
+    def time_is_up(line: str) -> None:
+        # Only now is there a tree.
+        clock.monotonic = lambda: 3.0
+
+    done = run([sys.executable, "-c", TREE, mark], seconds=2.0, on_line=time_is_up)
     assert done.timed_out
     assert done.tail == ("up",)
     assert gone(mark)
