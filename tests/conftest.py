@@ -15,8 +15,10 @@ from noa_lab.paths import Home
 from noa_lab.runtime import Runtime, current
 from noa_lab.testing import borrowed_home
 
-# An example may take as long as a busy machine makes it take.
-hypothesis.settings.register_profile("patient", deadline=None)
+# The same examples in every run; and one may take as long as a busy machine makes it take.
+hypothesis.settings.register_profile(
+    "patient", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("patient")
 
 

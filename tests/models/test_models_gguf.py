@@ -298,7 +298,7 @@ def test_the_most_that_is_accepted_takes_little(what: str) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_bytes_after_the_magic(tmp_path: Path, tail: bytes) -> None:
     with contextlib.suppress(ModelFileBroken):
         assert read(tmp_path, b"GGUF" + struct.pack("<I", 3) + tail).architecture

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from runtime_fakes import fake_programs, tiny_source
 
+from noa_lab.events import CancelToken
 from noa_lab.paths import Home
 from noa_lab.runtime import (
     _bindings,
@@ -18,8 +19,10 @@ from noa_lab.runtime import (
     _plan_ways,
     _smoke,
     _trial,
+    smoke_test,
 )
 from noa_lab.runtime._backends import Choice
+from noa_lab.runtime._smoke import SmokeResult
 
 
 @pytest.fixture
@@ -74,10 +77,14 @@ def known_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that hang are given up at once; those that fail in another way get the time that a busy machine takes."""
-    seconds = 1.5 if "hang" in request.node.callspec.params["fault"] else 60.0
-    monkeypatch.setattr(
-        _smoke.smoke_test, "__kwdefaults__", {"cancel": None, "start_seconds": seconds, "answer_seconds": seconds}
-    )
-    monkeypatch.setattr(_smoke, "_ASK_SECONDS", 2 * seconds)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that hang are given up at once; all others get the time that a busy machine takes."""
+
+    def try_it(folder: Path, model: Path, *, cancel: CancelToken | None = None) -> SmokeResult:
+        text = (folder / "llama-server").read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr(_smoke, "_ASK_SECONDS", 1.5 if "fault, devices = 'version hangs'" in text else 60.0)
+            start = 1.5 if "fault, devices = 'hang'" in text else 60.0
+            return smoke_test(folder, model, cancel=cancel, start_seconds=start)
+
+    monkeypatch.setattr(_trial, "smoke_test", try_it)

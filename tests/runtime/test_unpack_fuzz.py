@@ -23,7 +23,7 @@ NAME = st.lists(PART, min_size=1, max_size=4).map("/".join)
 KIND = st.sampled_from(
     [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE]
 )
-QUICK = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def try_it(tmp_path: Path, make: Callable[[Path], object]) -> None:
@@ -92,6 +92,7 @@ def test_any_bytes_are_named(tmp_path: Path, content: bytes, start: bytes) -> No
     try_it(tmp_path, lambda path: path.write_bytes(start + content))
 
 
+@QUICK
 @given(names=st.lists(NAME, max_size=6), aims=st.lists(NAME, max_size=6))
 def test_following_links_ends(names: list[str], aims: list[str]) -> None:
     tree = Tree()
