@@ -39,7 +39,7 @@ class Rig:
 
     def fetch(self, **options: Any) -> FetchedFile:
         told = {name: options.pop(name) for name in ("report", "cancel") if name in options}
-        options = {"stall_seconds": 1.0, "pause_seconds": 0.01, "spare_bytes": 0} | options
+        options = {"pause_seconds": 0.01, "spare_bytes": 0} | options
         order = Order(options.pop("url", self.url), self.target, allow_http_loopback=True, **options)
         return fetch_file(order, **told)
 

@@ -37,14 +37,19 @@ ALWAYS: dict[str, tuple[FileFault, set[str]]] = {
 }
 
 
+def impatient_with(fault: FileFault) -> dict[str, float]:
+    """Only a server that goes silent is given up soon: any other may take as long as a busy machine does."""
+    return {"stall_seconds": 1.0} if fault.kind in ("stall", "silent", "slow") else {}
+
+
 @pytest.mark.parametrize("name", ALWAYS)
 def test_a_fault_that_stays_is_named(rig: Rig, name: str) -> None:
     fault, kinds = ALWAYS[name]
     rig.fail(fault)
     started = time.monotonic()
     with pytest.raises(DownloadFailed) as caught:
-        rig.fetch(sha256=rig.sha256, size_bytes=len(CONTENT), attempts=2)
-    assert time.monotonic() - started < 10
+        rig.fetch(sha256=rig.sha256, size_bytes=len(CONTENT), attempts=2, **impatient_with(fault))
+    assert time.monotonic() - started < 15
     assert caught.value.fields["kind"] in kinds <= set(KINDS)
     assert caught.value.fix
     assert "model.gguf" not in rig.left()
@@ -75,7 +80,7 @@ def test_a_fault_that_passes_is_got_over(rig: Rig, fault: FileFault, first: int)
     if fault.kind.startswith("changed") and first == 0:
         # The first answer says what the file is; only the hash knows that it was another one.
         rig.fail(FileFault(fault.kind, times=1))
-    assert rig.fetch(sha256=rig.sha256).sha256 == rig.sha256
+    assert rig.fetch(sha256=rig.sha256, **impatient_with(fault)).sha256 == rig.sha256
     assert rig.target.read_bytes() == CONTENT
     assert rig.left() == ["model.gguf"]
 
@@ -84,7 +89,8 @@ def test_a_fault_that_passes_is_got_over(rig: Rig, fault: FileFault, first: int)
 def test_a_fault_that_nobody_waits_for_loses_nothing(rig: Rig, kind: Any) -> None:
     rig.fail(FileFault(kind, times=99, first=3))
     with pytest.raises(DownloadFailed):
-        rig.fetch(sha256=rig.sha256)
+        # One connection: with several, the fourth request may fail before a byte of the first has come.
+        rig.fetch(sha256=rig.sha256, connections=1)
     rig.fail()
     found = rig.fetch(sha256=rig.sha256)
     assert found.sha256 == rig.sha256
@@ -145,9 +151,9 @@ def test_nobody_there(rig: Rig) -> None:
     rig.server.close()
     started = time.monotonic()
     with pytest.raises(DownloadFailed) as caught:
-        rig.fetch()
+        rig.fetch(pause_seconds=60)
     assert caught.value.fields["kind"] == "unreachable"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30, "it is not tried a second time"
     assert rig.left() == []
 
 

@@ -36,8 +36,13 @@ from noa_lab.testing import FileFault, FileServer
 PARTS = ["model.gguf.part", "model.gguf.part.journal"]
 
 
-def download_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("noa-lab-d")]
+def download_threads(seconds: float = 10.0) -> list[str]:
+    """Those that do not end by themselves; one that has all it needs for that may still be waiting for a processor."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("noa-lab-d")]
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0))
+    return [thread.name for thread in threads if thread.is_alive()]
 
 
 def test_a_file_arrives(rig: Rig) -> None:
@@ -141,11 +146,19 @@ def test_a_slow_connection_does_not_hold_up_the_rest(rig: Rig, monkeypatch: pyte
     content = CONTENT * 6
     rig.server.put(rig.path, content)
     monkeypatch.setattr(_pieces, "_SLOW_SECONDS", 0.3)
-    # One connection is given a run of 4 MiB at 400 kB/s; the other has all else within a moment.
-    rig.fail(FileFault("crawl", first=2, seconds=0.02))
-    assert rig.fetch(connections=2, stall_seconds=20).sha256 == hashlib.sha256(content).hexdigest()
-    slow = rig.server.ranges(rig.path)[2]
-    assert [each for each in rig.server.ranges(rig.path)[3:] if slow[0] < each[0] <= slow[1]]
+    # One connection is given a run of 4 MiB that would take more than a minute; the other has all else within a moment.
+    rig.fail(FileFault("crawl", first=2, seconds=0.2))
+    token = CancelToken()
+
+    def cancel_when_shared(progress: Progress) -> None:
+        slow = rig.server.ranges(rig.path)[2:]
+        if any(slow[0][0] < first <= slow[0][1] for first, _ in slow[1:]):
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        rig.fetch(connections=2, report=cancel_when_shared, cancel=token)
+    rig.fail()
+    assert rig.fetch().sha256 == hashlib.sha256(content).hexdigest()
 
 
 # ---- continuing
@@ -330,11 +343,14 @@ def test_the_authorisation_does_not_come_back_after_a_detour(rig: Rig) -> None:
 
 def test_progress_has_a_rate_and_a_time(rig: Rig) -> None:
     seen: list[Progress] = []
-    rig.server.valve.limit(3_000_000)
-    opener = threading.Timer(0.8, rig.server.valve.limit, [None])
-    opener.start()
-    rig.fetch(report=seen.append, stall_seconds=20)
-    opener.join()
+
+    def watch(progress: Progress) -> None:
+        # A little more after each report, and all of it after the first rate.
+        seen.append(progress)
+        rig.server.valve.limit(None if progress.rate else 100_000 * len(seen))
+
+    rig.server.valve.limit(100_000)
+    rig.fetch(report=watch)
     rated = [progress for progress in seen if progress.rate and not progress.finished]
     assert rated
     assert all(progress.total == len(CONTENT) and progress.eta_seconds is not None for progress in rated)
@@ -352,7 +368,7 @@ def test_a_pause_lets_go_of_the_network_and_loses_nothing(rig: Rig) -> None:
             threading.Timer(0.1, token.resume).start()
 
     def pause() -> None:
-        assert rig.server.valve.wait_until_passed(3_000_000, 10)
+        rig.wait_for(3_000_000)
         token.pause()
 
     pauser = threading.Thread(target=pause)
@@ -360,20 +376,25 @@ def test_a_pause_lets_go_of_the_network_and_loses_nothing(rig: Rig) -> None:
     assert rig.fetch(report=watch, cancel=token, stall_seconds=20).sha256 == rig.sha256
     pauser.join()
     assert any(message.endswith("paused") for message in seen)
-    # What lay in the sockets' buffers at the moment of the pause is sent again.
-    assert rig.sent < len(CONTENT) + 3_000_000
+    # What the connections of before the pause still try to send, each of them twice at most, nobody gets.
+    assert rig.sent <= len(CONTENT) + 4 * 2 * 2**16
 
 
 @pytest.mark.parametrize("kind", ["silent", "stall", "slow"])
 def test_cancelling_is_quick_whatever_the_server_does(rig: Rig, kind: str) -> None:
     rig.fail(FileFault(kind, times=99, after=5000))  # type: ignore[arg-type]
     token = CancelToken()
-    timer = threading.Timer(0.3, token.cancel)
+    pressed: list[float] = []
+
+    def press() -> None:
+        pressed.append(time.monotonic())
+        token.cancel()
+
+    timer = threading.Timer(0.3, press)
     timer.start()
-    started = time.monotonic()
     with pytest.raises(Cancelled):
         rig.fetch(stall_seconds=30, cancel=token)
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - pressed[0] < 5
     timer.join()
     assert download_threads() == []
 

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,13 +94,16 @@ class Line(Valve):
         super().__init__()
         self._port = port
         self._looked = 0
+        self._look = threading.Lock()
+        """One connection looks, and the others wait for it: each of them may have one chunk under way meanwhile."""
 
     def take(self, wanted: int) -> int:
-        if self.passed - self._looked >= 2**17:
-            self._looked = self.passed
-            until = time.monotonic() + 5
-            while unread(self._port) > 2**17 and time.monotonic() < until:
-                time.sleep(0.002)
+        with self._look:
+            if self.passed - self._looked >= 2**17:
+                self._looked = self.passed
+                until = time.monotonic() + 5
+                while unread(self._port) > 2**17 and time.monotonic() < until:
+                    time.sleep(0.002)
         return super().take(min(wanted, 2**15))
 
 

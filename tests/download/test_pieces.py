@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from noa_lab.download import _disk
+from noa_lab.download import _disk, _patience, _pieces
 from noa_lab.download._disk import named_disk_errors, reserve
 from noa_lab.download._journal import Facts, Journal, boot_id
 from noa_lab.download._patience import Patience
@@ -69,7 +69,7 @@ def test_a_slow_claim_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = pieces.claim(8 * PIECE_BYTES)
     assert slow
     pieces.advance(slow, 100)
-    slow.began = time.monotonic() - 60
+    slow.began -= 60
     second = pieces.claim(8 * PIECE_BYTES)
     assert second
     assert (slow.end, second.start, second.end) == (5 * PIECE_BYTES, 5 * PIECE_BYTES, 8 * PIECE_BYTES)
@@ -77,13 +77,16 @@ def test_a_slow_claim_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     claim = quick.claim(8 * PIECE_BYTES)
     assert claim
     quick.advance(claim, 5 * PIECE_BYTES)
-    claim.began = time.monotonic() - 3.5
+    claim.began = 100.0
+    monkeypatch.setattr(_pieces, "time", SimpleNamespace(monotonic=lambda: 103.5))
     assert quick.claim(8 * PIECE_BYTES) is None
 
 
-def test_a_claim_that_has_just_begun_is_not_slow() -> None:
+def test_a_claim_that_has_just_begun_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = Pieces(8 * PIECE_BYTES)
-    assert pieces.claim(8 * PIECE_BYTES)
+    claim = pieces.claim(8 * PIECE_BYTES)
+    assert claim
+    monkeypatch.setattr(_pieces, "time", SimpleNamespace(monotonic=lambda: claim.began + 2.9))
     assert pieces.claim(8 * PIECE_BYTES) is None
 
 
@@ -242,10 +245,10 @@ def test_an_unreachable_server_is_waited_for_only_when_it_was_there() -> None:
     assert Patience(3, 0.5).wait_after(missed("unreachable"), 1) == 0.5
 
 
-def test_a_server_says_how_long_to_wait() -> None:
-    seconds = Patience(3, 0.5).wait_after(missed("rate limit", resets_at=time.time() + 20.0), 0)
-    assert seconds == pytest.approx(20, abs=2)
-    assert Patience(3, 0.5).wait_after(missed("rate limit", resets_at=time.time() + 1000.0), 0) is None
+def test_a_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_patience, "time", SimpleNamespace(time=lambda: 1000.0))
+    assert Patience(3, 0.5).wait_after(missed("rate limit", resets_at=1020.0), 0) == 20
+    assert Patience(3, 0.5).wait_after(missed("rate limit", resets_at=2000.0), 0) is None
 
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 
 import gguf
@@ -73,7 +74,7 @@ def library(user: Path) -> Models:
 def ollama(user: Path, name: str = "llama3.2", tag: str = "3b", owner: str = "library", **changes: object) -> Path:
     """A model as Ollama stores it; returns its blob."""
     folder = user / ".ollama" / "models"
-    draft = write_model(folder / "draft.gguf", seed=hash((name, tag)) % 1000)
+    draft = write_model(folder / "draft.gguf", seed=1000 + zlib.crc32(f"{name}:{tag}".encode()) % 1000)
     digest = sha256(draft)
     blob = folder / "blobs" / f"sha256-{digest}"
     blob.parent.mkdir(exist_ok=True)
