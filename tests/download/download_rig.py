@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from noa_lab.download import FetchedFile, Order, fetch_file, journal_path
 from noa_lab.download._journal import Journal
+from noa_lab.errors import DownloadFailed
 from noa_lab.testing import FileFault, FileServer
 
 CONTENT = random.Random(1).randbytes(6_500_000)
+PARTS = ["model.gguf.part", "model.gguf.part.journal"]
+"""What an interrupted download leaves."""
 
 
 @dataclass
@@ -69,3 +74,12 @@ class Rig:
         while self.here() < count:
             assert time.monotonic() < until, "they never came"
             time.sleep(0.005)
+
+
+def interrupted(rig: Rig, **options: object) -> None:
+    """Leave a part with about 2 MB in it."""
+    rig.fail(FileFault("drop", times=99, after=600_000))
+    with pytest.raises(DownloadFailed):
+        rig.fetch(attempts=1, **options)
+    rig.fail()
+    assert rig.left() == PARTS
