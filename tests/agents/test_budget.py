@@ -31,7 +31,7 @@ TEXTS = st.one_of(
 FILES = st.lists(st.tuples(st.sampled_from(["a.py", "d/b.js", "c.md", "e.json", "f"]), TEXTS), max_size=25)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     FILES,
     st.integers(1, 3000),

@@ -156,9 +156,9 @@ class LabPage:
         self.command("notebook:run-all-cells")
 
     def all_have_run(self) -> None:
-        """Wait until every cell has run."""
+        """Wait until every cell of code has run."""
         cells = "[...window.jupyterapp.shell.currentWidget.content.model.cells]"
-        self.wait_for(f"() => {cells}.every((cell) => cell.executionCount)")
+        self.wait_for(f"() => {cells}.every((cell) => cell.type !== 'code' || cell.executionCount)")
 
     def save(self) -> None:
         """Save the notebook and wait until that is done."""

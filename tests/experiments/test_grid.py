@@ -54,7 +54,7 @@ def test_a_seed_named_in_the_sampling_is_kept():
 
 
 @given(st.integers(0, 2**63 - 1), st.text(), st.integers(0, 9999), st.one_of(st.none(), st.integers(0, 2**32 - 2)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_every_seed_is_one_that_a_sampling_may_have(grid_seed, key, repeat, fixed):
     seed = derive_seed(grid_seed, key, InferenceConfig(seed=fixed), repeat)
     assert InferenceConfig(seed=seed).seed == seed

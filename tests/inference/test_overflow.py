@@ -76,7 +76,7 @@ def test_what_must_stay_is_never_left_out(roles: str, room: int) -> None:
         assert caught.value.fields["context_size"] == 1000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.text("suat", min_size=1, max_size=14),
     st.integers(0, 150),

@@ -85,7 +85,7 @@ def test_the_place_is_named() -> None:
     assert caught.value.fields["path"] == "#/properties/a/items"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(-3000, 3000) | st.none(), st.integers(-3000, 3000) | st.none(), st.integers(-4000, 4000))
 def test_bounds_of_integers(least: int | None, most: int | None, value: int) -> None:
     schema = {"type": "integer", "minimum": least, "maximum": most}
@@ -97,7 +97,7 @@ def test_bounds_of_integers(least: int | None, most: int | None, value: int) -> 
     assert schema_fault(json.loads(grammar.derive(random.Random(value))), schema) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(-30, 30),
     st.integers(0, 30),
@@ -116,7 +116,7 @@ def test_bounds_of_numbers(least: int, width: int, low: str, high: str, value: o
     assert schema_fault(json.loads(grammar.derive(random.Random(width))), schema) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.from_regex(r"^([a-c\d]{1,3}|x[^y]?)(z|[0-9]+){0,2}$", fullmatch=True))
 def test_patterns(text: str) -> None:
     schema = {"type": "string", "pattern": r"^([a-c\d]{1,3}|x[^y]?)(z|[0-9]+){0,2}$"}

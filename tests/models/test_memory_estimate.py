@@ -177,7 +177,7 @@ def test_layers_on_the_gpu(headers: dict[str, GgufHeader]) -> None:
     kind=st.sampled_from(CACHE_TYPES),
     shape=st.sampled_from(sorted(SHAPES)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_more_of_anything_never_takes_less(
     headers: dict[str, GgufHeader], context: int, slots: int, kind: str, shape: str
 ) -> None:

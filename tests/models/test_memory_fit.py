@@ -77,7 +77,7 @@ def test_a_full_gpu_decides_too(header: GgufHeader) -> None:
 
 
 @given(memory=st.integers(1 * GB, 40 * GB), slots=st.integers(1, 8), kind=st.sampled_from(["f16", "q8_0"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_largest_context_fits_and_the_next_does_not(header: GgufHeader, memory: int, slots: int, kind: str) -> None:
     fit = judge(Subject("m", header), MemorySettings(512, slots, kind, kind), free(memory))
     largest = fit.largest_context

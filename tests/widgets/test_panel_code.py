@@ -98,9 +98,7 @@ sampling = st.lists(
               top_p=st.sampled_from([0.5, 0.9]), stop_sequences=st.sampled_from([(), ("\n",), ("a", "b")])),
     min_size=1, max_size=3, unique=False,
 ).filter(lambda found: all(one not in found[:number] for number, one in enumerate(found)))  # fmt: skip
-quick = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @quick

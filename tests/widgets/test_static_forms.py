@@ -82,7 +82,7 @@ hostile = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(hostile, hostile, hostile, st.integers(0, 400))
 def test_hostile_texts_stay_text_and_the_size_is_bounded(one, two, three, rows):
     view = panel_view(

@@ -18,13 +18,11 @@ def shared_by_hand(one, other) -> int:
     return count
 
 
-@settings(deadline=None)
 @given(TOKENS, TOKENS)
 def test_two_prompts_begin_alike_as_far_as_their_tokens_do(one, other):
     assert common(packed(one), packed(other)) == shared_by_hand(one, other)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 3))
 def test_long_beginnings_are_measured_exactly(length, rest, differing):
     trunk = list(range(70_000, 70_000 + length))
@@ -33,7 +31,6 @@ def test_long_beginnings_are_measured_exactly(length, rest, differing):
     assert common(one, one) == length + 1 + rest
 
 
-@settings(deadline=None)
 @given(PROMPTS)
 def test_the_minimum_is_the_distinct_prefixes_and_one_token_for_each_repeated_prompt(prompts):
     prefixes = {tuple(prompt[:end]) for prompt in prompts for end in range(1, len(prompt) + 1)}
@@ -45,7 +42,7 @@ def test_the_minimum_is_the_distinct_prefixes_and_one_token_for_each_repeated_pr
     assert found.total == sum(map(len, prompts))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PROMPTS, st.integers(1, 4))
 def test_trunks_are_shared_beginnings_that_nest_and_are_long_enough(prompts, shortest):
     tokens = [packed(prompt) for prompt in prompts]
@@ -64,7 +61,6 @@ def test_trunks_are_shared_beginnings_that_nest_and_are_long_enough(prompts, sho
         assert trunk.length - before >= shortest
 
 
-@settings(deadline=None)
 @given(PROMPTS)
 def test_with_trunks_of_one_token_every_fork_is_found(prompts):
     distinct = {tuple(prompt) for prompt in prompts}

@@ -99,7 +99,7 @@ def batches(draw):
     return parts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, shortest, seed):
     never = CopyingSchedule(lanes, shortest=shortest, worth=lambda tokens, answers, busy: False)
@@ -114,7 +114,7 @@ def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, sh
     assert server.evaluated <= least + questions * shortest + trunks + repeats
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 def test_copying_lanes_that_help_each_other_ask_everything_once(parts, lanes, shortest, seed):
     server = play(CopyingSchedule(lanes, shortest=shortest), parts, lanes, random.Random(seed))
@@ -122,7 +122,7 @@ def test_copying_lanes_that_help_each_other_ask_everything_once(parts, lanes, sh
     assert not server.saved
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.booleans(), st.integers(0, 99))
 def test_pinned_lanes_ask_everything_once(parts, lanes, generous, seed):
     schedule = PinnedSchedule(lanes, worth=lambda tokens, questions, busy: generous)
