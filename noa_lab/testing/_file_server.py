@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import socket
 import ssl
 import sys
 import threading
@@ -164,6 +165,19 @@ class FileServer:
         """The parts of a file that were asked for, in order."""
         return [request.range for request in self.requests if request.path == path]
 
+    def settle(self, seconds: float = 20.0) -> None:
+        """Wait for the end of all connections. Of a client that has gone, requests may still be on their way to this server.
+
+        Raises:
+            TimeoutError: When somebody stays connected.
+        """
+        # Connections are accepted in order: once this one is over, those before it have been.
+        with socket.create_connection(("127.0.0.1", self.port), seconds) as last:
+            last.shutdown(socket.SHUT_WR)
+            while last.recv(2**10):
+                pass
+        self._server.wait_until_unused(seconds)
+
     def data(self, path: str) -> bytes | None:
         """What is served at a path."""
         return self._files.get(path)
@@ -188,6 +202,35 @@ class QuietServer(ThreadingHTTPServer):
     """A server to whom a client that is gone is no news."""
 
     daemon_threads = True
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._open = 0
+        self._closed = threading.Condition()
+        """Guards the number of open connections."""
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Count a connection, and give it a thread."""
+        with self._closed:
+            self._open += 1
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        super().shutdown_request(request)
+        with self._closed:
+            self._open -= 1
+            self._closed.notify_all()
+
+    def wait_until_unused(self, seconds: float) -> None:
+        """Wait until no connection is open.
+
+        Raises:
+            TimeoutError: When there is one after `seconds`.
+        """
+        with self._closed:
+            if not self._closed.wait_for(lambda: self._open == 0, seconds):
+                raise TimeoutError(f"{self._open} connections are still open.")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of connections that broke off."""

@@ -28,6 +28,7 @@ def test_the_next_call_fetches_what_is_missing_and_no_more(rig: Rig) -> None:
     assert caught.value.fields["kind"] == "cut"
     assert rig.left() == PARTS
     rig.fail()
+    rig.server.settle()
     before = len(rig.server.requests)
     found = rig.fetch()
     assert found.sha256 == rig.sha256

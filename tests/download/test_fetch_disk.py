@@ -128,6 +128,7 @@ def test_a_disk_that_fills_up_at_a_random_byte(
     # As soon as there is as much as was said, it goes on.
     (disk / "filler").unlink()
     fill(disk, needed + 16 * PAGE)
+    rig.server.settle()
     before = len(rig.server.requests)
     found = rig.fetch(sha256=rig.sha256)
     assert (found.sha256, found.continued_bytes) == (rig.sha256, here)

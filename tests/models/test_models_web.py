@@ -94,6 +94,7 @@ def test_what_was_cut_is_listed_and_continued(
     assert (left.name, left.source, left.total_bytes) == ("x", url, len(big))
     assert 2**20 <= left.here_bytes < left.disk_bytes == len(big), "the room for all of it is reserved"
     web.fail("/x.gguf")
+    web.settle()
     before = len(web.requests)
     assert models.fetch(url, own_home).path.read_bytes() == big
     asked = sum(last + 1 - first for first, last in web.ranges("/x.gguf")[before:])
