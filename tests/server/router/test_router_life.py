@@ -224,7 +224,7 @@ def test_a_hundred_killed_holders(router_holder, bare_home, part):
 
 @pytest.mark.parametrize("who", ["router", "watcher"])
 def test_a_killed_router_or_watcher_leaves_no_server_behind(router_holder, bare_home, who):
-    holder = router_holder("say(sys.stdin.readline())").ready()
+    holder = router_holder().ready()
     (record,) = [one for one in read_records(bare_home) if one.name == "router"]
     children = [one.process for one in read_records(bare_home) if one.kind == "server"]
     assert len(children) == 2
