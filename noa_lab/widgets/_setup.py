@@ -135,7 +135,13 @@ class SetupPanel(Panel):
 
     def _worked(self, result: Any, error: Exception | None, then: Callable[[Any], None]) -> None:
         self._asked += 1
+        self._lines = self._said()
         super()._worked(result, error, then)
+
+    def _said(self) -> list[str]:
+        """The last lines of the work that is going on, or else of the last work."""
+        job = self._job
+        return self._lines if job is None else list(job.lines)[-_LOG_LINES:]
 
     # What the buttons do; on the pump's thread.
 
@@ -172,8 +178,7 @@ class SetupPanel(Panel):
     # Drawing.
 
     def _draw(self) -> View:
-        if self._job is not None:
-            self._lines = list(self._job.lines)[-_LOG_LINES:]
+        lines = self._said()
         found: _Found | None = self._facts
         machine = found.machine if found else None
         runtimes = machine.runtimes if machine else ()
@@ -187,10 +192,8 @@ class SetupPanel(Panel):
                 self._choice(found),
                 self._job_block(),
                 self._buttons(machine, previous),
-                section(
-                    "log-fold", "What the installation said", [log("log", "Log", self._lines)], folded=self._job is None
-                )
-                if self._lines
+                section("log-fold", "What the installation said", [log("log", "Log", lines)], folded=self._job is None)
+                if lines
                 else None,
                 builds(runtimes) if runtimes else None,
                 about(current, previous) if current else None,

@@ -10,7 +10,7 @@ from panel_fakes import RUNTIME
 from test_panels import block, blocks, button, eventually, send
 
 from noa_lab.errors import UnknownName
-from noa_lab.widgets import SetupPanel
+from noa_lab.widgets import SetupPanel, _pump
 
 OLDER = replace(RUNTIME, id="b11000-release", tag="b11000", build_number=11000, source="release")
 
@@ -83,6 +83,14 @@ def test_the_plan_follows_what_is_typed_and_looks_at_the_machine_only_once(lab, 
     send(panel, "install", seq=10)
     assert panel.settle()
     assert [call for call in lab.calls if call[0] == "install"] == [("install", {"source": "release", "tag": "11312"})]
+
+
+def test_what_an_installation_said_stays_when_it_is_over_before_it_could_be_shown(lab, opened, monkeypatch):
+    monkeypatch.setattr(_pump, "_GAP", 1.0)
+    panel = opened(SetupPanel(lab))
+    assert panel.settle()
+    send(panel, "install")
+    assert "Build llama.cpp" in block(panel, "log")["text"]
 
 
 def test_install_does_what_the_code_says_and_tells_what_was_passed_over(lab, opened):
