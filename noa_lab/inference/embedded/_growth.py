@@ -32,8 +32,9 @@ _WORTH_WAITING = 4
 """Tokens that a prompt waits for while another one that begins alike is evaluated: more steps cost about what two tokens do."""
 
 
-_CHEAPER = 64
-"""Tokens from which a step costs less for each of them: llama.cpp's attention on a CPU then goes over the context in tiles."""
+_TILE = 64
+"""Tokens in a batch from which llama.cpp's attention on a CPU goes over the context in tiles: each of them costs less, and sums are added
+up in another order. A token is evaluated as a server would that evaluates its whole prompt in batches of `BATCH`."""
 
 _SOON = 4
 """Steps that a few tokens of a prompt wait for answers that are about to end: what comes after those is evaluated along with them."""
@@ -47,12 +48,14 @@ class Asked:
         batch: Number of the message that it came with.
         index: Its place in that message.
         what: What the parent said: tokens, seeds, sampling, grammar, max_tokens, stop.
+        prompt: Its tokens, packed.
         left: Answers that are not there yet.
     """
 
     batch: int
     index: int
     what: Mapping[str, Any]
+    prompt: bytes
     left: int
 
 
@@ -63,6 +66,8 @@ class _Feeding:
     job: Job
     prompt: bytes
     tokens: tuple[int, ...]
+    whole: int
+    """Tokens of the prompt that it is the beginning of."""
     reused: int = 0
     at: int = 0
     placed: bool = False
@@ -131,10 +136,12 @@ class Growth:
 
     def add(self, batch: int, questions: Iterable[Mapping[str, Any]], early: Iterable[int]) -> None:
         """Take the questions of one message in."""
-        asked = [Asked(batch, index, what, len(what["seeds"])) for index, what in enumerate(questions)]
+        asked = [
+            Asked(batch, index, what, packed(what["tokens"]), len(what["seeds"]))
+            for index, what in enumerate(questions)
+        ]
         self._open[batch] = len(asked)
-        prompts = [packed(each.what["tokens"]) for each in asked]
-        numbers = self._schedule.add(prompts, [each.left for each in asked], list(early))
+        numbers = self._schedule.add([each.prompt for each in asked], [each.left for each in asked], list(early))
         self._questions.update(zip(numbers, asked, strict=True))
         self._end_if_done(batch)
 
@@ -169,21 +176,59 @@ class Growth:
         Raises:
             RuntimeError: When llama.cpp fails.
         """
-        while (job := self._schedule.next()) is not None:
-            self._begin(job)
-        growing = list(self._answers)
-        fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in growing]
-        parts = list(self._parts(BATCH - len(fed)))
-        if self._more_soon(len(fed) + sum(count for _, count in parts)):
+        self._begin_more()
+        parts = list(self._parts(BATCH, in_tiles=True))
+        if sum(count for _, count in parts) >= _TILE:
+            self._decode([], parts)
             parts = []
+        growing = list(self._answers)
+        room = _TILE - 1 - len(growing) - sum(count for _, count in parts)
+        parts += self._parts(room, in_tiles=False)
+        if self._more_soon(len(growing) + sum(count for _, count in parts)):
+            parts = []
+        if growing or parts:
+            self._decode(growing, parts)
+
+    def _begin_more(self) -> None:
+        """Begin what can be begun, and tidy up before that where it is time to."""
+        if self._model.crowded:
+            working = self._working()
+            # Copies share nothing. Where there is no room for those of the lanes, they come to their ends first.
+            self._model.tidy([*working, *range(self._lanes, self._lanes + self._stores)], at_any_cost=not working)
+        while not self._model.crowded and (job := self._schedule.next()) is not None:
+            self._begin(job)
+
+    def _working(self) -> set[int]:
+        """The lanes that hold something that is needed."""
+        fed = {feeding.job.lane for feeding in self._feeding if feeding.placed}
+        return fed | {answer.lane for answer in self._answers}
+
+    def _parts(self, room: int, *, in_tiles: bool) -> Iterator[tuple[_Feeding, int]]:
+        """The prompts to go on with, and how many tokens of each there is room for.
+
+        Args:
+            room: For how many tokens.
+            in_tiles: Whether to take those that a server evaluates in tiles, or the others.
+        """
+        for number, feeding in enumerate(self._feeding):
+            if room <= 0:
+                return
+            if feeding.placed or (not self._model.crowded and self._place(feeding, self._feeding[:number])):
+                start = feeding.at // BATCH * BATCH
+                if (min(feeding.whole - start, BATCH) >= _TILE) == in_tiles:
+                    count = min(room, len(feeding.tokens) - feeding.at, start + BATCH - feeding.at)
+                    room -= count
+                    yield feeding, count
+
+    def _decode(self, growing: Sequence[_Answer], parts: Sequence[tuple[_Feeding, int]]) -> None:
+        """Decode one batch, and take what it brings."""
+        fed = [Fed(answer.lane, answer.position, (answer.last,), wanted=True) for answer in growing]
         for feeding, count in parts:
             feeding.since = feeding.since or time.perf_counter()
             tokens = feeding.tokens[feeding.at : feeding.at + count]
             wanted = feeding.at + count == len(feeding.tokens) and isinstance(feeding.job, Ask)
             fed.append(Fed(feeding.job.lane, feeding.at, tokens, wanted=wanted))
-        if not fed:
-            return
-        places = self._decode(fed)
+        places = self._evaluate(fed)
         for answer, place in zip(growing, places, strict=False):
             answer.position += 1
             self._grow(answer, place)
@@ -194,42 +239,35 @@ class Growth:
                 self._feeding.remove(feeding)
                 self._fed(feeding, place)
 
-    def _parts(self, room: int) -> Iterator[tuple[_Feeding, int]]:
-        """The prompts to go on with, and how many tokens of each there is room for."""
-        for number, feeding in enumerate(self._feeding):
-            if room <= 0:
-                return
-            if feeding.placed or self._place(feeding, self._feeding[:number]):
-                count = min(room, len(feeding.tokens) - feeding.at)
-                room -= count
-                yield feeding, count
-
     def _more_soon(self, tokens: int) -> bool:
         """Whether a step of so many tokens is better put off until answers end whose lanes bring more of them."""
-        if tokens >= _CHEAPER or not self._schedule.waiting:
+        if tokens >= _TILE or not self._schedule.waiting:
             return False
         return any(self._longest(answer.asked) - len(answer.tokens) <= _SOON for answer in self._answers)
 
-    def _decode(self, fed: Sequence[Fed]) -> list[int]:
+    def _evaluate(self, fed: Sequence[Fed]) -> list[int]:
         """Decode one batch; what nothing grows on is forgotten where there is no room otherwise, and evaluated again when it is needed."""
         try:
             return self._model.decode(fed)
         except OutOfCells:
-            working = {answer.lane for answer in self._answers} | {feeding.job.lane for feeding in self._feeding}
-            for sequence in set(range(self._lanes + self._stores)) - working:
+            for sequence in set(range(self._lanes + self._stores)) - self._working():
                 self._model.keep(sequence, 0)
+            self._model.make_room()
             return self._model.decode(fed)
 
     def _begin(self, job: Job) -> None:
         if isinstance(job, Prepare):
-            self._feed(job, job.tokens)
+            wholes = [
+                len(each.what["tokens"]) for each in self._questions.values() if each.prompt.startswith(job.tokens)
+            ]
+            self._feed(job, job.tokens, min(wholes))
             return
         asked = self._questions[job.question]
         self._say({"id": asked.batch, "begun": asked.index, "first": job.first, "count": job.count})
-        self._feed(job, packed(asked.what["tokens"]))
+        self._feed(job, asked.prompt, len(asked.what["tokens"]))
 
-    def _feed(self, job: Job, prompt: bytes) -> None:
-        self._feeding.append(_Feeding(job, prompt, unpacked(prompt)))
+    def _feed(self, job: Job, prompt: bytes, whole: int) -> None:
+        self._feeding.append(_Feeding(job, prompt, unpacked(prompt), whole))
 
     def _place(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> bool:
         """Let a prompt go on from what any sequence has of it: the answer that grows there leaves its prompt as it is.
@@ -306,7 +344,6 @@ class Growth:
         answer.text.append(answer.cutter.flush())
         answer.sampler.close()
         self._answers.remove(answer)
-        self._model.keep(answer.lane, len(what["tokens"]))  # every cell in use makes attention slower
         self._say(
             {
                 "id": answer.asked.batch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ _TOKEN = 4
 
 _NO_CELLS = 1
 """What `llama_decode` returns when the context has no room for the batch."""
+
+_CROWDED = 0.75
+"""Share of the cells from which on they had better be tidied up."""
 
 
 class OutOfCells(Exception):
@@ -47,6 +51,10 @@ class Fed:
 class TreeModel(EmbeddedModel):
     """One model, and one context that its sequences share (llama.cpp's unified KV cache).
 
+    llama.cpp's attention adds up in half precision, cell by cell. For a sum to be that of a server with a slot of its own for every
+    sequence, the cells of a sequence must lie in the order of its tokens. A new token takes the first cell that is free, so that no cell
+    is freed while anything grows: what sequences let go of is kept by one more of them, the heap, until `tidy`.
+
     Args:
         path: The GGUF file.
         context_size: Tokens that one sequence may have, prompt and answer together.
@@ -59,7 +67,8 @@ class TreeModel(EmbeddedModel):
     """
 
     def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
-        self._cells, self._sequences = cells, sequences
+        self._cells, self._sequences, self._heap = cells, sequences, sequences
+        self._taken = 0
         super().__init__(path, context_size, threads)
         self._held = [b""] * sequences
         """By sequence: the tokens that it holds, packed."""
@@ -68,7 +77,7 @@ class TreeModel(EmbeddedModel):
 
     def _new_context(self, threads: int) -> Any:
         params = self._lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences + 1
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         context = self._lib.llama_init_from_model(self._model, params)
@@ -119,23 +128,65 @@ class TreeModel(EmbeddedModel):
 
     def keep(self, sequence: int, length: int) -> None:
         """Keep only the first tokens of a sequence."""
-        self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
-        self._held[sequence] = self._held[sequence][: length * _TOKEN]
+        if len(self._held[sequence]) > length * _TOKEN:
+            self._lib.llama_memory_seq_cp(self._memory, sequence, self._heap, length, -1)
+            self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
+            self._held[sequence] = self._held[sequence][: length * _TOKEN]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make a sequence share the first tokens of another one; what it had is let go of."""
         if source == target:
             self.keep(target, length)
             return
-        self._lib.llama_memory_seq_rm(self._memory, target, -1, -1)
+        self.keep(target, 0)
         self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._held[target] = self._held[source][: length * _TOKEN]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many cells have been taken that nothing new should begin before `tidy`."""
+        return self._taken > _CROWDED * self._cells
+
+    def tidy(self, sequences: Sequence[int], *, at_any_cost: bool) -> None:
+        """Move what these sequences hold together, and let go of all else. What they shared, each has by itself then.
+
+        Args:
+            sequences: Those that are needed.
+            at_any_cost: Whether to forget some of them too, when they would take more than half of the room: else nothing is done then.
+
+        Raises:
+            RuntimeError: When llama.cpp fails.
+        """
+        most = self._cells // 2
+        if not at_any_cost and sum(len(self._held[sequence]) for sequence in sequences) // _TOKEN > most:
+            return
+        kept = [(each, self._held[each], self._state(each)) for each in sequences if self._held[each]]
+        self.clear()
+        for sequence, held, state in kept:
+            tokens = len(held) // _TOKEN
+            if self._taken + tokens <= most:
+                if not self._lib.llama_state_seq_set_data(self._context, state, len(state), sequence):
+                    raise RuntimeError("llama_state_seq_set_data failed")
+                self._held[sequence] = held
+                self._taken += tokens
+
+    def _state(self, sequence: int) -> ctypes.Array[ctypes.c_uint8]:
+        size = int(self._lib.llama_state_seq_get_size(self._context, sequence))
+        state = (ctypes.c_uint8 * size)()
+        if int(self._lib.llama_state_seq_get_data(self._context, state, size, sequence)) != size:
+            raise RuntimeError("llama_state_seq_get_data failed")
+        return state
+
+    def make_room(self) -> None:
+        """Free the cells that nothing needs, wherever they lie."""
+        self._lib.llama_memory_seq_rm(self._memory, self._heap, -1, -1)
 
     def clear(self) -> None:
         """Forget everything."""
         self._lib.llama_memory_clear(self._memory, True)
         self._in_context.clear()
         self._held = [b""] * self._sequences
+        self._taken = 0
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:
         """Evaluate tokens of several sequences at once.
@@ -167,4 +218,5 @@ class TreeModel(EmbeddedModel):
             raise RuntimeError(f"llama_decode failed with code {code}")
         for part in fed:
             self._held[part.sequence] += packed(part.tokens)
+        self._taken += place
         return places

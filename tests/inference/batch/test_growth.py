@@ -15,37 +15,89 @@ from noa_lab.inference.embedded._tree_model import BATCH, Fed, OutOfCells, TreeM
 LANES, STORES = 4, 8
 
 
+class Cells:
+    """The cells of a unified cache as llama.cpp gives them out: from the head on whichever is free, and the head goes back to what is freed."""
+
+    def __init__(self, count: int) -> None:
+        self.cells: list[tuple[int, set[int]]] = [(0, set())] * count
+        self.head = 0
+
+    def take(self, fed: Sequence[Fed]) -> None:
+        tokens = [(part.start + offset, part.sequence) for part in fed for offset in range(len(part.tokens))]
+        used = sum(bool(owners) for _, owners in self.cells)
+        if used + len(tokens) > len(self.cells):
+            raise OutOfCells
+        self.head = 0 if self.head > used + 2 * len(tokens) else self.head
+        for position, sequence in tokens:
+            while self.cells[self.head % len(self.cells)][1]:
+                self.head += 1
+            self.head %= len(self.cells)
+            self.cells[self.head] = position, {sequence}
+
+    def positions(self, sequence: int) -> list[int]:
+        return [position for position, owners in self.cells if sequence in owners]
+
+    def llama_memory_seq_cp(self, memory, source: int, target: int, start: int, end: int) -> None:
+        for position, owners in self.cells:
+            if source in owners and start <= position < (end if end >= 0 else 10**9):
+                owners.add(target)
+
+    def llama_memory_seq_rm(self, memory, sequence: int, start: int, end: int) -> None:
+        assert end < 0
+        freed = len(self.cells)
+        for at, (position, owners) in enumerate(self.cells):
+            if sequence in owners and position >= start:
+                owners.discard(sequence)
+                freed = min(freed, at) if not owners else freed
+        self.head = min(self.head, freed)
+
+    def llama_memory_clear(self, memory, data: bool) -> None:
+        self.cells, self.head = [(0, set())] * len(self.cells), 0
+
+    def llama_state_seq_set_data(self, context, state: list[int], size: int, sequence: int) -> int:
+        for position in state:
+            self.take([Fed(sequence, position, (0,), wanted=False)])
+        return size
+
+
 class Counting(TreeModel):
     """Holds tokens as the real one does, and answers with the number of tokens that came before: what is wrong shows in the text."""
 
-    def __init__(self, cells: int = 100_000) -> None:
-        self.context_size, self._sequences, self._cells = 400, LANES + STORES, cells
+    def __init__(self, cells: int = 5_000) -> None:
+        self.context_size, self._sequences, self._cells, self._heap = 400, LANES + STORES, cells, LANES + STORES
+        self._lib, self._memory, self._context, self._in_context = Cells(cells), None, None, []
         self.rows: list[list[int]] = []
         self.steps: list[list[int]] = []
-        self.refusals = 0
+        self.refusals = self.moves = 0
         self.clear()
-
-    def clear(self) -> None:
-        self._held = [b""] * self._sequences
-
-    def keep(self, sequence: int, length: int) -> None:
-        self._held[sequence] = self._held[sequence][: length * 4]
 
     def copy(self, source: int, target: int, length: int) -> None:
         assert len(self._held[source]) >= length * 4, "more is copied than there is"
-        self._held[target] = self._held[source][: length * 4]
+        super().copy(source, target, length)
+
+    def tidy(self, sequences: Sequence[int], *, at_any_cost: bool) -> None:
+        super().tidy(sequences, at_any_cost=at_any_cost)
+        self.moves += not self.crowded
+
+    def _state(self, sequence: int):
+        return self._lib.positions(sequence)
+
+    def make_room(self) -> None:
+        super().make_room()
+        self.refusals += 1
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:
         assert sum(len(part.tokens) for part in fed) <= BATCH
         for part in fed:
             assert len(self._held[part.sequence]) == 4 * part.start, "a hole, or something evaluated twice"
-        after = list(self._held)
+        self._lib.take(fed)
         for part in fed:
-            after[part.sequence] += packed(part.tokens)
-        if Prefixes(after).minimum > self._cells:
-            self.refusals += 1
-            raise OutOfCells
-        self._held = after
+            self._held[part.sequence] += packed(part.tokens)
+            places = self._lib.positions(part.sequence)
+            assert self.refusals or places == list(range(part.start + len(part.tokens))), (
+                "not in the order of its tokens"
+            )
+        self._taken += sum(len(part.tokens) for part in fed)
         self.rows = [list(part.tokens) for part in fed]
         self.steps.append([len(part.tokens) for part in fed])
         self._lengths = [part.start + len(part.tokens) for part in fed]
@@ -121,15 +173,38 @@ def test_every_answer_is_right_and_hardly_anything_is_evaluated_twice(seed):
     assert widest >= LANES
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_without_room_what_nothing_grows_on_is_forgotten(seed):
-    rng = random.Random(seed)
+def crowd(seed: int, cells: int) -> Counting:
+    """Many trunks and longer answers in a small context; every answer must be right."""
+    rng, model = random.Random(seed), Counting(cells)
     trunks = [[rng.randrange(50) for _ in range(200)] for _ in range(10)]
     prompts = [[*trunk, *(leaf,) * rng.randrange(1, 40)] for trunk in trunks for leaf in range(3)]
-    model = Counting(cells=LANES * 245)
     found, _, _ = grow([wish(prompt, length=20) for prompt in prompts], model, early=range(0, 30, 3))
     assert found == {number: ["".join(f"{len(each) + at} " for at in range(20))] for number, each in enumerate(prompts)}
-    assert model.refusals
+    return model
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_room_is_short_it_is_tidied_up_and_tokens_stay_in_their_order(seed):
+    model = crowd(seed, cells=LANES * 600)
+    assert model.moves
+    assert not model.refusals
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_room_what_nothing_grows_on_is_forgotten(seed):
+    crowd(seed, cells=LANES * 245)
+
+
+def test_tokens_are_evaluated_as_a_server_would_that_evaluates_the_whole_prompt():
+    """Prompts of at least 64 tokens in batches of at least 64, shorter ones and answers in smaller ones."""
+    model, rng = Counting(), random.Random(1)
+    short = [[rng.randrange(9) for _ in range(30)] for _ in range(20)]
+    grow([wish(prompt, length=3) for prompt in short], model)
+    assert max(map(sum, model.steps)) < 64
+    model = Counting()
+    long = [[rng.randrange(9) for _ in range(200)] for _ in range(20)]
+    grow([wish(prompt, length=3) for prompt in long], model)
+    assert all(sum(step) >= 64 for step in model.steps if max(step) > 20)
 
 
 def test_a_part_that_comes_later_shares_with_what_is_there():
