@@ -183,16 +183,18 @@ def crowd(seed: int, cells: int) -> Counting:
     return model
 
 
+@pytest.mark.parametrize("cells", [600, 245])
 @pytest.mark.parametrize("seed", range(6))
-def test_where_room_is_short_it_is_tidied_up_and_tokens_stay_in_their_order(seed):
-    model = crowd(seed, cells=LANES * 600)
+def test_where_room_is_short_it_is_tidied_up_and_tokens_stay_in_their_order(seed, cells):
+    model = crowd(seed, cells=LANES * cells)
     assert model.moves
     assert not model.refusals
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_without_room_what_nothing_grows_on_is_forgotten(seed):
-    crowd(seed, cells=LANES * 245)
+    model = crowd(seed, cells=LANES * 190)
+    assert model.refusals
 
 
 def test_tokens_are_evaluated_as_a_server_would_that_evaluates_the_whole_prompt():
