@@ -178,6 +178,15 @@ class FileServer:
                 pass
         self._server.wait_until_unused(seconds)
 
+    def asked(self, path: str) -> int:
+        """Bytes of a file that were asked for by their range so far, once no request is on its way any more: see `settle`.
+
+        Raises:
+            TimeoutError: When somebody stays connected.
+        """
+        self.settle()
+        return sum(last + 1 - first for first, last in filter(None, self.ranges(path)) if last is not None)
+
     def data(self, path: str) -> bytes | None:
         """What is served at a path."""
         return self._files.get(path)

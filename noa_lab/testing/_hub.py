@@ -88,16 +88,20 @@ class FakeHub:
         commit = hashlib.sha1(f"{repo}{len(made.commits)}".encode(), usedforsecurity=False).hexdigest()
         made.commits[commit], made.branches[branch] = dict(files), commit
         for data in files.values():
-            self.storage.put(f"/{hashlib.sha256(data).hexdigest()}", data)
+            self.storage.put(_path(data), data)
         return commit
 
     def fail(self, data: bytes, *faults: FileFault) -> None:
         """Script what happens to the requests for a file's bytes at the storage."""
-        self.storage.fail(f"/{hashlib.sha256(data).hexdigest()}", *faults)
+        self.storage.fail(_path(data), *faults)
+
+    def asked(self, data: bytes) -> int:
+        """Bytes of a file that were asked for: see `FileServer.asked`."""
+        return self.storage.asked(_path(data))
 
     def sent(self, data: bytes) -> int:
         """Bytes of a file that the storage has sent."""
-        return self.storage.sent[f"/{hashlib.sha256(data).hexdigest()}"]
+        return self.storage.sent[_path(data)]
 
     def accept(self) -> None:
         """Accept the licences for the token."""
@@ -221,3 +225,8 @@ def _sibling(name: str, data: bytes, *, blobs: bool) -> dict[str, Any]:
         if len(data) > _SMALL:
             facts["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
     return facts
+
+
+def _path(data: bytes) -> str:
+    """Where the storage has a file."""
+    return f"/{hashlib.sha256(data).hexdigest()}"

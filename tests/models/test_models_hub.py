@@ -119,11 +119,9 @@ def test_what_was_cut_is_continued(own_home: Home, pushed: FakeHub, big: bytes, 
     assert (left.source, left.total_bytes) == (REF, len(big))
     assert left.here_bytes >= 2**20
     pushed.fail(big)
-    pushed.storage.settle()
-    before = len(pushed.storage.requests)
+    before = pushed.asked(big)
     assert models.fetch(REF, own_home).path.read_bytes() == big
-    asked = sum(last + 1 - first for first, last in (request.range for request in pushed.storage.requests[before:]))
-    assert asked == len(big) - left.here_bytes
+    assert pushed.asked(big) - before == len(big) - left.here_bytes
     assert models.unfinished(own_home) == []
     assert leftovers(tmp_path) == litter(own_home) == []
 
