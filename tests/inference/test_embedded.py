@@ -253,7 +253,8 @@ def test_a_context_larger_than_trained_for(gguf: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"context_size": 0}, {"threads": 0}, {"context_size": 10.5}, {"threads": "2"}, {"lanes": 0}]
+    "values",
+    [{"context_size": 0}, {"threads": 0}, {"context_size": 10.5}, {"threads": "2"}, {"lanes": 0}, {"lanes": 126}],
 )
 def test_impossible_sizes(tmp_path: Path, values: dict[str, object]) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")

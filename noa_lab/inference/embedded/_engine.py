@@ -264,11 +264,11 @@ class _Heard:
         )
 
 
-def check_size(field: str, value: object, *, least: int = 1) -> int:
+def check_size(field: str, value: object, *, least: int = 1, most: int | None = None) -> int:
     """The size, if it is one."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most):
         return value
-    fix = f"Give a whole number from {least} on."
+    fix = f"Give a whole number from {least} {'on' if most is None else f'to {most}'}."
     raise BadInput(f"{field} = {value!r} is not possible.", fix=fix, field=field, value=value)
 
 

@@ -24,6 +24,12 @@ __all__ = ["TreeBatch", "TreeEngine"]
 
 _LOOK_SECONDS = 0.1
 
+_TRUNKS_MORE = 4
+"""Trunks that can be kept, more than there are lanes."""
+
+_MOST_LANES = (256 - 1 - _TRUNKS_MORE) // 2
+"""llama.cpp has 256 sequences in a context (`LLAMA_MAX_SEQ`): the lanes, the trunks and one for what has been released."""
+
 _OF_THE_BATCH = frozenset(("id", "question", "answer", "evaluated"))
 """What comes with an answer and is not about it."""
 
@@ -35,7 +41,7 @@ class TreeEngine(EmbeddedEngine):
 
     Args:
         model: The GGUF file.
-        lanes: Answers that may grow at once.
+        lanes: Answers that may grow at once, at most 125.
         context_size: Tokens of one prompt and its answer together.
         threads: Threads of computation; None is half the processors.
         model_name: What to call the model; None is the file's name without ".gguf".
@@ -59,12 +65,12 @@ class TreeEngine(EmbeddedEngine):
         super().__init__(
             model, context_size=context_size, threads=threads, model_name=model_name, model_sha256=model_sha256
         )
-        self._lanes = check_size("lanes", lanes)
+        self._lanes = check_size("lanes", lanes, most=_MOST_LANES)
 
     @property
     def _stores(self) -> int:
         """Trunks that can be kept beside the lanes."""
-        return self._lanes + 4
+        return self._lanes + _TRUNKS_MORE
 
     def _new_child(self) -> ChildProcess:
         # What lanes have at most, each for itself, and the trunk that is prepared while they are at it.

@@ -53,7 +53,7 @@ class TreeModel(EmbeddedModel):
 
     llama.cpp's attention adds up in half precision, cell by cell. For a sum to be that of a server with a slot of its own for every
     sequence, the cells of a sequence must lie in the order of its tokens. A new token takes the first cell that is free, so that no cell
-    is freed while anything grows: what sequences let go of is kept by one more of them, the heap, until `tidy`.
+    is freed while anything grows: what sequences let go of is kept by one more of them, `_released`, until `tidy`.
 
     Args:
         path: The GGUF file.
@@ -67,7 +67,7 @@ class TreeModel(EmbeddedModel):
     """
 
     def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
-        self._cells, self._sequences, self._heap = cells, sequences, sequences
+        self._cells, self._sequences, self._released = cells, sequences, sequences
         self._taken = 0
         super().__init__(path, context_size, threads)
         self._held = [b""] * sequences
@@ -129,7 +129,7 @@ class TreeModel(EmbeddedModel):
     def keep(self, sequence: int, length: int) -> None:
         """Keep only the first tokens of a sequence."""
         if len(self._held[sequence]) > length * _TOKEN:
-            self._lib.llama_memory_seq_cp(self._memory, sequence, self._heap, length, -1)
+            self._lib.llama_memory_seq_cp(self._memory, sequence, self._released, length, -1)
             self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
             self._held[sequence] = self._held[sequence][: length * _TOKEN]
 
@@ -179,7 +179,7 @@ class TreeModel(EmbeddedModel):
 
     def make_room(self) -> None:
         """Free the cells that nothing needs, wherever they lie."""
-        self._lib.llama_memory_seq_rm(self._memory, self._heap, -1, -1)
+        self._lib.llama_memory_seq_rm(self._memory, self._released, -1, -1)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -64,7 +64,7 @@ class Counting(TreeModel):
     """Holds tokens as the real one does, and answers with the number of tokens that came before: what is wrong shows in the text."""
 
     def __init__(self, cells: int = 5_000) -> None:
-        self.context_size, self._sequences, self._cells, self._heap = 400, LANES + STORES, cells, LANES + STORES
+        self.context_size, self._sequences, self._cells, self._released = 400, LANES + STORES, cells, LANES + STORES
         self._lib, self._memory, self._context, self._in_context = Cells(cells), None, None, []
         self.rows: list[list[int]] = []
         self.steps: list[list[int]] = []

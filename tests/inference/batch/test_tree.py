@@ -127,6 +127,11 @@ def test_two_thousand_sampled_answers_agree_in_distribution(tree, strict_server)
     sampled_parity(tree, strict_server, 2000)
 
 
+def test_there_are_sequences_for_as_many_lanes_as_are_allowed(gguf):
+    with TreeEngine(gguf, lanes=125, context_size=16, threads=1) as most:
+        assert most.capabilities.slots == 125
+
+
 def test_what_is_shared_is_evaluated_once(tree):
     trunk = " ".join(f"Room {number} is {COLOURS[number % 6]}." for number in range(30))
     wishes = [
