@@ -13,13 +13,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison_grids import BenchGrid
+from comparison_grids import BenchGrid, as_grid
 from comparison_peers import Peers
-from comparison_servers import Bare, Counts, bare_server, endless_model, least_tokens, peak_decode, read_counts
+from comparison_servers import (
+    Bare,
+    Counts,
+    bare_server,
+    endless_model,
+    home_beside,
+    least_tokens,
+    peak_decode,
+    read_counts,
+)
 
 from noa_lab import models, runtime, server
 from noa_lab.errors import NoaLabError
-from noa_lab.experiments import EngineWish, Grid
+from noa_lab.experiments import EngineWish
 from noa_lab.inference import InferenceEngine, LlamaInferenceEngine
 from noa_lab.paths import Home
 from noa_lab.server import Server
@@ -95,9 +104,7 @@ class Bench:
         self.runtime = runtime.current(own)
         self.model = endless_model(source.path, folder / "endless.gguf")
         self._folder, self._peers, self._numbers = folder, peers, 0
-        self._home = Home(folder / "home")
-        self._home.root.mkdir()
-        (self._home.root / "runtimes").symlink_to(own.root / "runtimes")
+        self._home = home_beside(own, folder)
         self.executors = ["lanes", "tree"] if self._has_tree() else ["lanes"]
 
     def arms(self, grid: BenchGrid) -> list[str]:
@@ -154,7 +161,7 @@ class Bench:
         lab.models.get(str(self.model))
         try:
             began = time.perf_counter()
-            run = lab.compare(_as_grid(grid, str(self.model)), executor=executor, fresh=True)
+            run = lab.compare(as_grid(grid, str(self.model)), executor=executor, fresh=True)
             run.result()
             seconds = time.perf_counter() - began - lab.opening - lab.closing
             (plan,) = run.plan
@@ -177,11 +184,6 @@ class Bench:
             return False
         finally:
             server.stop_all(self._home)
-
-
-def _as_grid(grid: BenchGrid, model: str) -> Grid:
-    prompts = {name: {"messages": turns} for name, turns in grid.prompts.items()}
-    return Grid(prompts, grid.inputs, [model], [{"temperature": 0.0, "max_tokens": grid.max_tokens}])
 
 
 async def _ask_all(bare: Bare, grid: BenchGrid, concurrency: int) -> float:

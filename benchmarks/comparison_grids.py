@@ -10,7 +10,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["GRIDS", "BenchGrid"]
+from noa_lab.experiments import Grid
+
+__all__ = ["GRIDS", "BenchGrid", "as_grid", "document"]
 
 Message = dict[str, str]
 
@@ -43,10 +45,22 @@ class BenchGrid:
 
     def conversations(self) -> Iterator[list[Message]]:
         """All of them, filled in, those that share most one after the other."""
-        pairs = itertools.product(self.prompts.values(), self.inputs)
-        ordered = [(prompt, one) for one in self.inputs for prompt in self.prompts.values()] if self.by_input else pairs
-        for prompt, variables in ordered:
-            yield [{**turn, "content": _filled(turn["content"], variables)} for turn in prompt]
+        inputs = {one["id"]: one for one in self.inputs}
+        for prompt, each in self.places():
+            yield [{**turn, "content": _filled(turn["content"], inputs[each])} for turn in self.prompts[prompt]]
+
+    def places(self) -> list[tuple[str, str]]:
+        """Name of the prompt and id of the input, in the same order."""
+        ids = [one["id"] for one in self.inputs]
+        if self.by_input:
+            return [(prompt, each) for each in ids for prompt in self.prompts]
+        return list(itertools.product(self.prompts, ids))
+
+
+def as_grid(grid: BenchGrid, model: str) -> Grid:
+    """The grid as noa_lab's own, greedy."""
+    prompts = {name: {"messages": turns} for name, turns in grid.prompts.items()}
+    return Grid(prompts, grid.inputs, [model], [{"temperature": 0.0, "max_tokens": grid.max_tokens}])
 
 
 def _filled(text: str, variables: dict[str, str]) -> str:
@@ -94,7 +108,8 @@ def _sentence(draw: random.Random) -> str:
     return " ".join(words) + "."
 
 
-def _text(seed: str, sentences: int) -> str:
+def document(seed: str, sentences: int) -> str:
+    """So many sentences, the same for the same seed."""
     draw = random.Random(seed)
     return " ".join(_sentence(draw) for _ in range(sentences))
 
@@ -116,7 +131,7 @@ def _documents() -> BenchGrid:
         "A",
         "4 documents of about 1,100 tokens x 8 questions at the end, 24 tokens out",
         {f"question {number}": _user("{{ document }}\n\n" + ask) for number, ask in enumerate(_QUESTIONS)},
-        [{"id": f"document {number}", "document": _text(f"document {number}", 70)} for number in range(4)],
+        [{"id": f"document {number}", "document": document(f"document {number}", 70)} for number in range(4)],
         24,
         by_input=True,
     )
@@ -134,7 +149,7 @@ def _few_shot() -> BenchGrid:
         "B",
         "2 few-shot prompts of about 1,270 tokens x 24 short inputs, 4 tokens out",
         {f"shots {number}": _user(start + shots(f"shots {number}") + ask) for number, start in enumerate(begin)},
-        [{"id": f"text {number}", "text": _text(f"text {number}", 1)} for number in range(24)],
+        [{"id": f"text {number}", "text": document(f"text {number}", 1)} for number in range(24)],
         4,
     )
 
@@ -165,8 +180,8 @@ def _nothing_shared() -> BenchGrid:
     inputs = [
         {
             "id": f"pair {number}",
-            "one": f"{number + 1}. {_text(f'one {number}', 12)}",
-            "other": f"No. {number + 1}. {_text(f'other {number}', 12)}",
+            "one": f"{number + 1}. {document(f'one {number}', 12)}",
+            "other": f"No. {number + 1}. {document(f'other {number}', 12)}",
         }
         for number in range(10)
     ]

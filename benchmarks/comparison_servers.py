@@ -19,9 +19,19 @@ from pathlib import Path
 
 import httpx
 
+from noa_lab.paths import Home
 from noa_lab.runtime import PATIENT_THREADS, Runtime
 
-__all__ = ["Bare", "Counts", "bare_server", "endless_model", "least_tokens", "peak_decode", "read_counts"]
+__all__ = [
+    "Bare",
+    "Counts",
+    "bare_server",
+    "endless_model",
+    "home_beside",
+    "least_tokens",
+    "peak_decode",
+    "read_counts",
+]
 
 _HEADER = 16 << 20
 _SILENT_TOKEN = 3
@@ -46,6 +56,14 @@ def endless_model(source: Path, target: Path) -> Path:
             raw[found.start() : found.end()] = other
     target.write_bytes(raw)
     return target
+
+
+def home_beside(own: Home, folder: Path) -> Home:
+    """A home in this folder that has the runtimes of another one, and nothing else yet."""
+    home = Home(folder / "home")
+    home.root.mkdir()
+    (home.root / "runtimes").symlink_to(own.root / "runtimes")
+    return home
 
 
 @dataclass(frozen=True)

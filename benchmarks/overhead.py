@@ -33,11 +33,11 @@ from typing import Self
 
 import httpx
 import psutil
-from comparison_grids import BenchGrid
+from comparison_grids import BenchGrid, as_grid
 from comparison_peers import INSPECT, PROMPTFOO, Peers
 from comparison_table import machine
 
-from noa_lab.experiments import EngineWish, Grid, Store, start
+from noa_lab.experiments import EngineWish, Store, start
 from noa_lab.inference import InferenceEngine, LlamaInferenceEngine
 from noa_lab.inference._http import Connection
 from noa_lab.inference.batch._wire import Wire
@@ -87,9 +87,7 @@ def by_executor(executor: str, grid: BenchGrid, folder: Path, url: str) -> float
     path = folder / f"{time.monotonic_ns()}.db"
     with Store(path) as store:
         began = time.perf_counter()
-        prompts = {name: {"messages": turns} for name, turns in grid.prompts.items()}
-        wanted = Grid(prompts, grid.inputs, ["fake"], [{"temperature": 0.0, "max_tokens": grid.max_tokens}])
-        run = start(wanted, store=store, engine_for=engine_for, executor=executor)
+        run = start(as_grid(grid, "fake"), store=store, engine_for=engine_for, executor=executor)
         run.result()
         seconds = time.perf_counter() - began
         assert run.progress().done == grid.size

@@ -122,6 +122,7 @@ class Comparisons(abc.ABC):
             store=self.store,
             engine_for=self.engine_for,
             identity_for=self._identity,
+            hindrance=self._hindrance,
             fresh=fresh,
             name=name,
             executor=executor,
@@ -259,11 +260,16 @@ class Comparisons(abc.ABC):
             run_id,
             engine_for=self.engine_for,
             identity_for=self._identity,
+            hindrance=self._hindrance,
         )
 
     @property
     def _trees(self) -> Trees:
         return Trees(self.home)
+
+    def _hindrance(self, ref: str, wish: EngineWish) -> str:
+        """What stands against a tree for this model, see `experiments.start`."""
+        return self._trees.hindrance(self._get(ref, wish), wish, self.server_config().settings(ref))
 
     def _get(self, ref: str, wish: EngineWish) -> ModelFile:
         return get_model(self.server_config(), ref, self.models, report=wish.report, cancel=wish.cancel)

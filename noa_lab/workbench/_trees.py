@@ -21,6 +21,9 @@ __all__ = ["Trees"]
 _FEWEST = 2
 """Answers side by side below which a tree has nothing that a server has not."""
 
+_NOT_TAKEN_OVER = ("cache_type_k", "cache_type_v", "flash_attention", "options")
+"""Settings of a server that change its answers, and that the embedded runtime does not have."""
+
 
 class Trees:
     """Makes the engines of the executor "tree".
@@ -32,18 +35,22 @@ class Trees:
     def __init__(self, home: Home) -> None:
         self._home = home
 
-    def hindrance(self, model: ModelFile, wish: EngineWish) -> str:
+    def hindrance(self, model: ModelFile, wish: EngineWish, settings: ServerSettings) -> str:
         """Why a server is better, as a part of a sentence; "" when nothing stands against a tree.
 
         Args:
             model: The model.
             wish: How many answers of which size it is wanted for.
+            settings: How the model would be served.
         """
         current = runtime.current(self._home)
         if not runtime.bindings_ready(self._home):
             return "llama-cpp-python has no llama.cpp here"
         if current.backend != "cpu" and current.backend != self._backend():
             return f"the server computes with {current.backend}, the embedded runtime with {self._backend()}"
+        usual = type(settings)()
+        if own := [name for name in _NOT_TAKEN_OVER if getattr(settings, name) != getattr(usual, name)]:
+            return f"server.yaml says {' and '.join(own)} for it, and the embedded runtime does not take that over"
         if self._lanes(model, wish) < min(_FEWEST, wish.slots or 1):
             return "a second copy of the model would not fit into the memory"
         return ""

@@ -68,6 +68,17 @@ def test_a_small_grid_b_evaluates_what_it_must(lab):
     assert plan.evaluated <= 1.02 * plan.least_tokens
 
 
+def test_auto_takes_a_tree_for_more_than_a_few_answers_and_says_why(lab):
+    few = lab.compare(documents(1, 2)).result(timeout=240)
+    assert few.plan[0].executor == "lanes"
+    assert "second time" in few.plan[0].why
+    many = lab.compare(documents(1, 50, tokens=1)).result(timeout=240)
+    assert many.plan[0].executor == "tree"
+    assert "side by side" in many.plan[0].why
+    assert str(many.plan[0]).startswith("smollm2-135m: tree (")
+    assert tree_children() == [], "the child ends with the run"
+
+
 def test_a_killed_child_costs_nothing_but_its_unfinished_answers(lab):
     run = lab.compare(documents(1, 12, tokens=10), executor="tree")
     wait_for(lambda: run.progress().done >= 4, 120)

@@ -73,6 +73,7 @@ def choose(
     grid: Grid,
     answers: int = 0,
     hindrance: Callable[[], str] | None = None,
+    known: Callable[[], ExecutorName | None] = lambda: None,
 ) -> Chosen:
     """The executor of a model's cells.
 
@@ -82,6 +83,7 @@ def choose(
         grid: What is to be run.
         answers: How many of the model's answers are missing.
         hindrance: Tells why there had better be no tree, "" when nothing stands against one; None: there is none to be had.
+        known: Tells by which executor other runs have answers that can be taken over, or None.
     """
     if recorded is not None:
         return Chosen(recorded, "as its other answers in this run", firm=True)
@@ -91,10 +93,15 @@ def choose(
         return Chosen("plain", "prompts that are too long are shortened one by one")
     if hindrance is None:
         return Chosen("lanes", "the server's slots share what prompts have in common")
-    if answers < _FEW:
+    before = known()
+    if before == "lanes":
+        return Chosen("lanes", "as the answers of other runs that are taken over")
+    if before is None and answers < _FEW:
         return Chosen("lanes", f"fewer than {_FEW} answers are not worth loading the model a second time")
     if against := hindrance():
         return Chosen("lanes", against)
+    if before == "tree":
+        return Chosen("tree", "as the answers of other runs that are taken over")
     return Chosen("tree", "all answers grow side by side in one context, in which what prompts share is there once")
 
 

@@ -66,9 +66,21 @@ class Job:
             Cancelled: When the run was cancelled or paused meanwhile.
         """
         self.report(Progress(f"Open {model}"))
-        with self.engine_for(model, replace(wish, cancel=self.cancel, report=self.report)) as engine:
+        with self.engine_for(model, self._watched(wish)) as engine:
             self.report(Progress(f"Open {model}", finished=True))
             yield engine
+
+    def against_a_tree(self, model: str, wish: EngineWish) -> str:
+        """What stands against the executor "tree", see `Hindrance`; a model that is not here yet is downloaded to find that out.
+
+        Raises:
+            Cancelled: When the run was cancelled or paused meanwhile.
+        """
+        assert self.hindrance is not None
+        return self.hindrance(model, self._watched(wish))
+
+    def _watched(self, wish: EngineWish) -> EngineWish:
+        return replace(wish, cancel=self.cancel, report=self.report)
 
     @property
     def variables(self) -> Mapping[str, Mapping[str, Any]]:

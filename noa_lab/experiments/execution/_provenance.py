@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from noa_lab.errors import ExperimentError
 from noa_lab.experiments.execution._choice import identity_of
-from noa_lab.experiments.execution._identity import changed_names
+from noa_lab.experiments.execution._identity import changed_names, recorded
 from noa_lab.experiments.execution._plan import Plan
 from noa_lab.experiments.execution._wish import ExecutorName
 from noa_lab.experiments.store._store import Store
 
 __all__ = ["Provenance"]
+
+_OTHER_RUNS = 50
+"""Newest runs among which answers that are there already are looked for."""
 
 
 class Provenance:
@@ -32,6 +36,15 @@ class Provenance:
         """The executor of this model's answers so far, or None."""
         found: ExecutorName | None = self._read().get("executors", {}).get(model, {}).get("executor")
         return found
+
+    def others(self, model: str) -> Iterator[tuple[ExecutorName, dict[str, Any]]]:
+        """Executor and identity (`identity_of`) of this model's answers in the newest other runs, where it is what it is in this one."""
+        now = recorded(self._read()).get(model, {})
+        for provenance in self._store.provenances(_OTHER_RUNS, besides=self._run_id):
+            executor = provenance.get("executors", {}).get(model, {}).get("executor")
+            was = recorded(provenance).get(model, {})
+            if executor is not None and all(was.get(name) == value for name, value in now.items()):
+                yield executor, identity_of(provenance["engines"][model], executor)
 
     def note_engine(self, model: str, fingerprint: dict[str, Any], executor: ExecutorName, why: str) -> None:
         """Note what serves a model, and how its cells are executed.

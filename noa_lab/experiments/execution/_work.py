@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from noa_lab.experiments.execution._job import Job
 from noa_lab.experiments.execution._losses import LOST, REOPEN_SECONDS
 from noa_lab.experiments.execution._plain import ask_one_by_one, ask_side_by_side
 from noa_lab.experiments.execution._plan import PlanBook
+from noa_lab.experiments.execution._wish import ExecutorName
 from noa_lab.experiments.grid._cells import Cell, cell_key, sampling_text
 from noa_lab.experiments.grid._prompts import content_hash
 from noa_lab.inference import InferenceEngine
@@ -24,6 +26,9 @@ __all__ = ["execute"]
 
 _LOOKED_UP = 2_000
 """Cells whose answers are looked for in other runs at a time."""
+
+_TRIED = 500
+"""About so many cells show whether other runs have answers to take over."""
 
 
 async def execute(job: Job) -> None:
@@ -78,16 +83,29 @@ class _ModelWork:
     def _choose(self) -> Chosen:
         job, cells = self._job, self._book.left.values()
         hindrance = None
+        recorded = job.provenance.executor(self._model)
         if job.hindrance is not None:
             wish = wish_for(Chosen("tree"), cells, job.grid, job.conversations, 0)
-            hindrance = partial(job.hindrance, self._model, wish)
-        return choose(job.requested, job.provenance.executor(self._model), job.grid, len(cells), hindrance)
+            hindrance = partial(job.against_a_tree, self._model, wish)
+        return choose(job.requested, recorded, job.grid, len(cells), hindrance, self._known)
 
-    def _prepare(self, engine: InferenceEngine, chosen: Chosen) -> None:
-        """Note what the model runs on, and take over answers to the very same questions."""
-        fingerprint = engine.fingerprint()
-        self._job.provenance.note_engine(self._model, fingerprint, chosen.executor, chosen.why)
-        hashed = content_hash(identity_of(fingerprint, chosen.executor))
+    def _known(self) -> ExecutorName | None:
+        """By which executor other runs have most answers to these questions; looked for with some of them only."""
+        if not self._job.reuse:
+            return None
+        left = list(self._book.left.values())
+        some = left[:: max(1, len(left) // _TRIED)]
+        found: Counter[ExecutorName] = Counter()
+        for executor, identity in self._job.provenance.others(self._model):
+            if executor in {"lanes", "tree"} and executor not in found:
+                keys = list(map(self._keys(identity), some))
+                found[executor] = len(self._job.store.answers(keys, besides=self._job.run_id))
+        most = found.most_common(1)
+        return most[0][0] if most and most[0][1] else None
+
+    def _keys(self, identity: Mapping[str, Any]) -> Callable[[Cell], str]:
+        """What makes each cell the same question as one of another run, with this engine and executor."""
+        hashed = content_hash(identity)
         samplings = [sampling_text(config) for config in self._job.grid.sampling]
         conversations = self._job.conversations
 
@@ -95,7 +113,13 @@ class _ModelWork:
             conversation = conversations.hash((cell.prompt, cell.input_id))
             return cell_key(conversation, hashed, samplings[cell.sampling], cell.seed, cell.repeat)
 
-        self._book.key = key
+        return key
+
+    def _prepare(self, engine: InferenceEngine, chosen: Chosen) -> None:
+        """Note what the model runs on, and take over answers to the very same questions."""
+        fingerprint = engine.fingerprint()
+        self._job.provenance.note_engine(self._model, fingerprint, chosen.executor, chosen.why)
+        self._book.key = self._keys(identity_of(fingerprint, chosen.executor))
         if self._job.reuse:
             self._take_over()
 

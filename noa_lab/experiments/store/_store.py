@@ -220,9 +220,16 @@ class Store:
             found.append(_with_status(dict(row)) | sums | {"tags": labels.get(row["run_id"], [])})
         return found
 
-    def provenances(self, most: int) -> list[dict[str, Any]]:
-        """What the answers of the newest runs depend on beside their grids, the newest first."""
+    def provenances(self, most: int, *, besides: str | None = None) -> list[dict[str, Any]]:
+        """What the answers of the newest runs depend on beside their grids, the newest first.
+
+        Args:
+            most: Of how many runs.
+            besides: A run that is left out.
+        """
         query = sa.select(runs.c.provenance).order_by(runs.c.created.desc(), runs.c.run_id).limit(most)
+        if besides is not None:
+            query = query.where(runs.c.run_id != besides)
         with self.read() as connection:
             return [dict(found) for found in connection.execute(query).scalars()]
 
