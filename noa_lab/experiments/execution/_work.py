@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from noa_lab.errors import CannotShare
@@ -81,13 +80,15 @@ class _ModelWork:
                 await asyncio.sleep(REOPEN_SECONDS)
 
     def _choose(self) -> Chosen:
-        job, cells = self._job, self._book.left.values()
-        hindrance = None
+        job = self._job
+        hindrance = None if job.hindrance is None else self._against_a_tree
         recorded = job.provenance.executor(self._model)
-        if job.hindrance is not None:
-            wish = wish_for(Chosen("tree"), cells, job.grid, job.conversations, 0)
-            hindrance = partial(job.against_a_tree, self._model, wish)
-        return choose(job.requested, recorded, job.grid, len(cells), hindrance, self._known)
+        return choose(job.requested, recorded, job.grid, len(self._book.left), hindrance, self._known)
+
+    def _against_a_tree(self) -> str:
+        job = self._job
+        wish = wish_for(Chosen("tree"), self._book.left.values(), job.grid, job.conversations, 0)
+        return job.against_a_tree(self._model, wish)
 
     def _known(self) -> ExecutorName | None:
         """By which executor other runs have most answers to these questions; looked for with some of them only."""
