@@ -24,9 +24,10 @@ from comparison_servers import (
     least_tokens,
     peak_decode,
     read_counts,
+    small_model,
 )
 
-from noa_lab import models, runtime, server
+from noa_lab import runtime, server
 from noa_lab.errors import NoaLabError
 from noa_lab.experiments import EngineWish
 from noa_lab.inference import InferenceEngine, LlamaInferenceEngine
@@ -98,11 +99,8 @@ class Bench:
 
     def __init__(self, folder: Path, peers: Peers | None) -> None:
         own = Home.default()
-        source = models.find("smollm2-135m", own)
-        if source is None:
-            raise SystemExit("Get the model first: noa-lab models get smollm2-135m")
         self.runtime = runtime.current(own)
-        self.model = endless_model(source.path, folder / "endless.gguf")
+        self.model = endless_model(small_model(own).path, folder / "endless.gguf")
         self._folder, self._peers, self._numbers = folder, peers, 0
         self._home = home_beside(own, folder)
         self.executors = ["lanes", "tree"] if self._has_tree() else ["lanes"]

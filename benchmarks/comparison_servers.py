@@ -19,6 +19,8 @@ from pathlib import Path
 
 import httpx
 
+from noa_lab import models
+from noa_lab.models import ModelFile
 from noa_lab.paths import Home
 from noa_lab.runtime import PATIENT_THREADS, Runtime
 
@@ -31,6 +33,7 @@ __all__ = [
     "least_tokens",
     "peak_decode",
     "read_counts",
+    "small_model",
 ]
 
 _HEADER = 16 << 20
@@ -56,6 +59,14 @@ def endless_model(source: Path, target: Path) -> Path:
             raw[found.start() : found.end()] = other
     target.write_bytes(raw)
     return target
+
+
+def small_model(own: Home) -> ModelFile:
+    """The model that benchmarks run on, from this home."""
+    found = models.find("smollm2-135m", own)
+    if found is None:
+        sys.exit("Get the model first: noa-lab models get smollm2-135m")
+    return found
 
 
 def home_beside(own: Home, folder: Path) -> Home:

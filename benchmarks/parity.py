@@ -5,12 +5,11 @@
 A strict server has one slot and reuses nothing. With the executors that share work, llama.cpp adds up the same numbers in another order,
 so that now and then another token comes first. At the first token that differs, the strict server is asked for its log-probabilities,
 with the prompt and its own answer up to there as a prompt (teacher forcing). The gap is how much likelier its likeliest token is than the
-executor's: 0 where it prefers the executor's token itself. Writes parity.md; takes about seven minutes.
+executor's: 0 where it prefers the executor's token itself. Writes parity.md; takes about four minutes.
 """
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +17,12 @@ from pathlib import Path
 
 from comparison_arms import version_of
 from comparison_grids import GRIDS, BenchGrid, as_grid, document
-from comparison_servers import endless_model, home_beside
+from comparison_servers import endless_model, home_beside, small_model
 from comparison_table import machine
 
-from noa_lab import models, runtime, server
+from noa_lab import runtime, server
 from noa_lab.experiments import EngineWish
-from noa_lab.inference import ChatMessage, InferenceConfig, InferenceEngine
+from noa_lab.inference import ChatMessage, Completion, InferenceConfig, InferenceEngine
 from noa_lab.paths import Home
 from noa_lab.workbench import Lab
 
@@ -53,27 +52,34 @@ def _grids() -> list[BenchGrid]:
     return [replace(short, name="short prompts"), replace(long, name="long prompts")]
 
 
+def strict_answers(strict: InferenceEngine, grid: BenchGrid) -> list[tuple[list[int], Completion]]:
+    """Tokens of each prompt, and the strict server's answer to it."""
+    config = _greedy(grid.max_tokens)
+    conversations = [[ChatMessage(**turn) for turn in messages] for messages in grid.conversations()]
+    prompts = [strict.tokenize(strict.render(messages)) for messages in conversations]
+    return [(prompt, strict.generate(prompt, config)) for prompt in prompts]
+
+
 def partings(
-    strict: InferenceEngine, conversations: Sequence[list[dict[str, str]]], texts: Sequence[str], max_tokens: int
-) -> tuple[int, list[Parting]]:
-    """Compare answers with a strict server's, in the same order. Returns the tokens of the longest prompt, and where answers part."""
-    greedy = InferenceConfig(temperature=0.0, max_tokens=max_tokens)
-    longest, found = 0, []
-    for messages, text in zip(conversations, texts, strict=True):
-        prompt = strict.tokenize(strict.render([ChatMessage(**turn) for turn in messages]))
-        longest = max(longest, len(prompt))
-        own = strict.generate(prompt, greedy)
+    strict: InferenceEngine, answers: Sequence[tuple[list[int], Completion]], texts: Sequence[str]
+) -> list[Parting]:
+    """Where these answers part from the strict server's to the same prompts."""
+    ask = _greedy(1).model_copy(update={"n_probs": _MOST_PROBABILITIES})
+    found = []
+    for (prompt, own), text in zip(answers, texts, strict=True):
         if own.text == text:
             continue
         tokens = strict.tokenize(text)
         place = next(at for at, (one, other) in enumerate(zip(own.token_ids, tokens, strict=False)) if one != other)
-        ask = greedy.model_copy(update={"max_tokens": 1, "n_probs": _MOST_PROBABILITIES})
         (first,) = strict.generate((*prompt, *own.token_ids[:place]), ask).logprobs
         chances = {each.token: each.logprob for each in first.top}
         likeliest, least = first.top[0].logprob, first.top[-1].logprob
-        gaps = [likeliest - chances.get(token, least) for token in (tokens[place], own.token_ids[place])]
-        found.append(Parting(*gaps))
-    return longest, found
+        found.append(Parting(*(likeliest - chances.get(each[place], least) for each in (tokens, own.token_ids))))
+    return found
+
+
+def _greedy(max_tokens: int) -> InferenceConfig:
+    return InferenceConfig(temperature=0.0, max_tokens=max_tokens)
 
 
 def _row(executor: str, answers: int, found: Sequence[Parting]) -> str:
@@ -87,10 +93,7 @@ def _row(executor: str, answers: int, found: Sequence[Parting]) -> str:
 def measure(folder: Path) -> list[str]:
     """The lines of the table."""
     own = Home.default()
-    source = models.find("smollm2-135m", own)
-    if source is None:
-        raise SystemExit("Get the model first: noa-lab models get smollm2-135m")
-    path = endless_model(source.path, folder / "endless.gguf")
+    path = endless_model(small_model(own).path, folder / "endless.gguf")
     lab = Lab(home_beside(own, folder))
     lines = []
     try:
@@ -102,10 +105,11 @@ def measure(folder: Path) -> list[str]:
         }
         with lab.engine_for(str(path), EngineWish("strict", 1, _CONTEXT)) as strict:
             for grid in _grids():
-                conversations = [list(each) for each in grid.conversations()]
+                answers = strict_answers(strict, grid)
+                longest = max(len(prompt) for prompt, _ in answers)
                 rows = []
                 for executor in _EXECUTORS:
-                    longest, found = partings(strict, conversations, answered[grid.name, executor], grid.max_tokens)
+                    found = partings(strict, answers, answered[grid.name, executor])
                     rows.append(_row(executor, grid.size, found))
                     print(grid.name, rows[-1], flush=True)
                 lines += [f"\n## {grid.size} {grid.name} of up to {longest} tokens, {grid.max_tokens} tokens out\n"]
@@ -113,8 +117,8 @@ def measure(folder: Path) -> list[str]:
     finally:
         lab.store.close()
         server.stop_all(lab.home)
-    llama = version_of(runtime.current(own).tool("llama-server"))
-    about = f"SmolLM2-135M Q4_1 with its end token switched off; llama.cpp {llama}; {machine()['cpu']}, {platform.system()}."
+    here, llama = machine(), version_of(runtime.current(own).tool("llama-server"))
+    about = f"SmolLM2-135M Q4_1 with its end token switched off; llama.cpp {llama}; {here['cpu']}, {here['system']}."
     return [_INTRODUCTION, about, *lines]
 
 

@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from comparison_servers import small_model
 
-from noa_lab import models, runtime, server
+from noa_lab import runtime, server
 from noa_lab.models import ModelFile, read_gguf
 from noa_lab.paths import Home
 from noa_lab.server import ServerSettings
@@ -233,9 +234,7 @@ def main() -> None:
     parser.add_argument("--mixed", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    first = models.find("smollm2-135m", Home.default())
-    if first is None:
-        sys.exit("Get the model first: noa-lab models get smollm2-135m")
+    first = small_model(Home.default())
     with tempfile.TemporaryDirectory(prefix="noa-lab-bench-") as place:
         folder = Path(place)
         (folder / "empty").mkdir()
