@@ -22,7 +22,7 @@ import httpx
 from noa_lab import models
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
-from noa_lab.runtime import PATIENT_THREADS, Runtime
+from noa_lab.runtime import Runtime, with_patient_threads
 
 __all__ = [
     "Bare",
@@ -111,7 +111,7 @@ def bare_server(runtime: Runtime, model: Path, log: Path, slots: int | None = No
     command += [] if slots is None else ["-np", str(slots), "-c", str(2048 * slots)]
     key = secrets.token_hex(8)
     with log.open("wb") as output:
-        environment = {**PATIENT_THREADS, **os.environ, "LLAMA_API_KEY": key}
+        environment = {**with_patient_threads(os.environ), "LLAMA_API_KEY": key}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         bare = Bare(f"http://127.0.0.1:{port}", key)

@@ -94,8 +94,7 @@ def peer_router(files: list[ModelFile], folder: Path, most: int) -> Iterator[Tar
         at = options.index(ours)
         del options[at : at + 1 + values]
     environment = {
-        **runtime.PATIENT_THREADS,
-        **os.environ,
+        **runtime.with_patient_threads(os.environ),
         "LLAMA_API_KEY": "benchmark",
         "XDG_CONFIG_HOME": str(folder / "empty"),
     }

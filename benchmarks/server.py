@@ -31,7 +31,7 @@ import httpx
 from noa_lab import models, runtime, server
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
-from noa_lab.runtime import PATIENT_THREADS, Runtime
+from noa_lab.runtime import Runtime, with_patient_threads
 from noa_lab.server import ServerSettings
 
 SETTINGS = ServerSettings(context_size=512, slots=1)
@@ -92,10 +92,9 @@ def by_hand(watched: Runtime, argv: list[str], port: int) -> tuple[float, float]
     argv = [str(watched.folder / "llama-server"), *argv[1:]]
     argv[argv.index("--port") + 1] = str(port)
     began = time.monotonic()
-    environment = {
-        **os.environ,
-        **PATIENT_THREADS,
-    }  # without it waiting threads keep the cores busy, and a start takes seconds longer
+    environment = with_patient_threads(
+        os.environ
+    )  # without, waiting threads keep the cores busy, and a start takes seconds longer
     with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while True:
             with contextlib.suppress(httpx.TransportError):

@@ -19,7 +19,7 @@ from noa_lab.runtime._machine import Machine, machine
 from noa_lab.runtime._options import DEFAULTS, InstallOptions, spelled_out
 from noa_lab.runtime._pins import PIN, PROGRAMS, Pin
 from noa_lab.runtime._plan import InstallPlan, Obstacle, plan_install
-from noa_lab.runtime._process import PATIENT_THREADS, Finished, clean_environment, run
+from noa_lab.runtime._process import Finished, clean_environment, run, with_patient_threads
 from noa_lab.runtime._runtime import Runtime, RuntimeList
 from noa_lab.runtime._store import current, embedded, rollback, runtimes
 from noa_lab.runtime._tool import run_tool
@@ -35,7 +35,6 @@ _LATER = {"SmokeResult": "_smoke", "download_distribution": "_pypi", "smoke_test
 __all__ = [
     "DEFAULTS",
     "OPTIONS_OF",
-    "PATIENT_THREADS",
     "PIN",
     "PROGRAMS",
     "WAYS",
@@ -75,6 +74,7 @@ __all__ = [
     "runtimes",
     "smoke_test",
     "spelled_out",
+    "with_patient_threads",
 ]
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from noa_lab.errors import BadInput, ServerError
 from noa_lab.models.memory import prompt_cache_bytes
-from noa_lab.runtime import PATIENT_THREADS, refuse_known_bad
+from noa_lab.runtime import refuse_known_bad, with_patient_threads
 from noa_lab.server._options import option_arguments
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _KEPT_VARIABLES = frozenset(
         """PATH HOME USER LOGNAME TMPDIR TEMP TMP LANG LC_ALL LC_CTYPE TZ SYSTEMROOT WINDIR SYSTEMDRIVE USERPROFILE
         NUMBER_OF_PROCESSORS LD_LIBRARY_PATH DYLD_LIBRARY_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER NVIDIA_VISIBLE_DEVICES
         HIP_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES HSA_OVERRIDE_GFX_VERSION GGML_VK_VISIBLE_DEVICES ONEAPI_DEVICE_SELECTOR
-        ZE_AFFINITY_MASK OMP_WAIT_POLICY""",
+        ZE_AFFINITY_MASK OMP_WAIT_POLICY GOMP_SPINCOUNT""",
     )
 )
 _REQUIRED = ("--model", "--ctx-size", "--parallel", "--host", "--port")
@@ -252,4 +252,4 @@ def scrubbed_environment(environment: Mapping[str, str], *, api_key: str, empty_
         empty_folder: Where llama-server looks for the user's configuration file, and finds none.
     """
     kept = {name: value for name, value in environment.items() if name.upper() in _KEPT_VARIABLES}
-    return {**PATIENT_THREADS, **kept, "LLAMA_API_KEY": api_key, "XDG_CONFIG_HOME": str(empty_folder)}
+    return {**with_patient_threads(kept), "LLAMA_API_KEY": api_key, "XDG_CONFIG_HOME": str(empty_folder)}

@@ -18,7 +18,7 @@ import pytest
 from noa_lab.errors import Cancelled
 from noa_lab.events import CancelToken
 from noa_lab.runtime import _process
-from noa_lab.runtime._process import Child, clean_environment, describe_exit, run
+from noa_lab.runtime._process import Child, clean_environment, describe_exit, run, with_patient_threads
 
 TREE = (
     "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]]); "
@@ -188,3 +188,9 @@ def test_the_environment_is_scrubbed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert environment["LLAMA_API_KEY"] == "key"
     assert environment["XDG_CONFIG_HOME"] == str(tmp_path)
     assert not scrubbed & set(environment)
+
+
+def test_waiting_threads_soon_sleep_unless_the_environment_says_how_they_wait():
+    assert with_patient_threads({"A": "b"}) == {"A": "b", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "500"}
+    for own in ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "9"}):
+        assert with_patient_threads(own) == own

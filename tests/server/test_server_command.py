@@ -303,10 +303,12 @@ def test_environment_holds_nothing_that_steers_and_nothing_secret(tmp_path):
         "CUDA_VISIBLE_DEVICES": "1",
         "LLAMA_API_KEY": "new",
         "XDG_CONFIG_HOME": str(tmp_path),
-        "OMP_WAIT_POLICY": "passive",  # waiting threads sleep, unless the user says otherwise
+        "OMP_WAIT_POLICY": "passive",  # waiting threads soon sleep, unless the user says otherwise
+        "GOMP_SPINCOUNT": "500",
     }
-    chosen = scrubbed_environment({"OMP_WAIT_POLICY": "active"}, api_key="new", empty_folder=tmp_path)
-    assert chosen["OMP_WAIT_POLICY"] == "active"
+    for name, value in (("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")):
+        chosen = scrubbed_environment({name: value}, api_key="new", empty_folder=tmp_path)
+        assert {each: chosen[each] for each in chosen if each.startswith(("OMP", "GOMP"))} == {name: value}
 
 
 def test_the_page_on_servers_lists_every_option():

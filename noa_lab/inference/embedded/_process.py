@@ -80,7 +80,7 @@ class ChildProcess:
             RuntimeMissing: When the bindings find no llama.cpp.
             Unreachable: When the child died; the signal is named.
         """
-        from noa_lab.runtime import PATIENT_THREADS
+        from noa_lab.runtime import with_patient_threads
 
         self._log = tempfile.TemporaryFile(prefix="noa-lab-embedded-")  # noqa: SIM115 - closed by `stop`
         options: dict[str, Any] = {} if os.name == "nt" else {"start_new_session": True}
@@ -93,7 +93,7 @@ class ChildProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=self._log,
-                env=PATIENT_THREADS | os.environ,
+                env=with_patient_threads(os.environ),
                 limit=_LONGEST_LINE,
                 **options,
             )
