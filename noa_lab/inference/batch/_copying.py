@@ -6,7 +6,7 @@ import heapq
 import itertools
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from noa_lab.inference.batch._prefixes import SHORTEST, Prefixes, common
@@ -33,14 +33,23 @@ class CopyingSchedule(Schedule):
         lanes: How many lanes there are.
         shortest: Fewest tokens that are worth a trunk of their own.
         worth: Decides whether a prompt is evaluated by a second lane for some of its answers.
+        width: Gives how many lanes may be at work at once; by default all.
         obeyed: Whether further answers of a job go to the lanes that it names.
 
     Attributes:
         unneeded: Numbers of saved trunks that nothing needs any more; whoever deletes them empties the list.
     """
 
-    def __init__(self, lanes: int, *, shortest: int = SHORTEST, worth: Worth = always, obeyed: bool = False) -> None:
-        super().__init__(lanes, worth=worth)
+    def __init__(
+        self,
+        lanes: int,
+        *,
+        shortest: int = SHORTEST,
+        worth: Worth = always,
+        width: Callable[[], int] | None = None,
+        obeyed: bool = False,
+    ) -> None:
+        super().__init__(lanes, worth=worth, width=width)
         self._shortest, self._obeyed = shortest, obeyed
         self._count = 0
         self._made = itertools.count()
@@ -118,9 +127,9 @@ class CopyingSchedule(Schedule):
 
     def next(self) -> Job | None:
         """See `Schedule.next`."""
-        idle = self._idle()
-        if not idle:
+        if not self._may_begin():
             return None
+        idle = self._idle()
         for lane in idle:
             if self._rest.get(lane.number):
                 return self._ask(self._rest[lane.number].popleft(), [lane], self._rest[lane.number])

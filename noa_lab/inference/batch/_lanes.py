@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from noa_lab.inference.batch._questions import BatchFacts, BatchQuestion, BatchS
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.batch._sharing import SharingWatch, prove_sharing
 from noa_lab.inference.batch._speeds import Speeds
+from noa_lab.inference.batch._width import Width
 from noa_lab.inference.batch._wire import Wire
 
 __all__ = ["LOST", "Lanes"]
@@ -63,7 +65,10 @@ class Lanes:
         self._server = LaneServer(Wire(connection))
         self.speeds = speeds or Speeds()
         self.facts = BatchFacts(lanes=what.slots)
-        self._schedule: CopyingSchedule | PinnedSchedule = PinnedSchedule(what.slots, worth=self._worth)
+        self._width = Width(what.slots, self._expected_length)
+        self._schedule: CopyingSchedule | PinnedSchedule = PinnedSchedule(
+            what.slots, worth=self._worth, width=lambda: self._width.now
+        )
         self._watch = SharingWatch()
         self._questions: dict[int, BatchQuestion] = {}
         """Those that are not answered in full yet: a long run does not keep what it is through with."""
@@ -84,17 +89,21 @@ class Lanes:
         """See `BatchEngine`."""
         await self._server.aclose()
 
-    def _worth(self, tokens: int, answers: int, lanes: int) -> bool:
-        seen = self._watch.answers
+    def _expected_length(self) -> float:
+        """Tokens that an answer is expected to have."""
+        if self._watch.answers:
+            return self.facts.generated / self._watch.answers
         longest = max((question.config.max_tokens for question in self._questions.values()), default=1)
-        each = self.facts.generated / seen if seen else min(longest, _GUESSED_ANSWER)
-        return self.speeds.worth(tokens, answers * each, lanes)
+        return min(longest, _GUESSED_ANSWER)
+
+    def _worth(self, tokens: int, answers: int, lanes: int) -> bool:
+        return self.speeds.worth(tokens, answers * self._expected_length(), lanes)
 
     async def run(self, windows: Windows, sink: BatchSink) -> None:
         """See `BatchEngine`."""
         self.facts.copying = await self._server.can_save()
         if self.facts.copying:
-            self._schedule = CopyingSchedule(self._what.slots, worth=self._worth)
+            self._schedule = CopyingSchedule(self._what.slots, worth=self._worth, width=lambda: self._width.now)
         jobs: dict[asyncio.Task[None], int] = {}
         coming: asyncio.Task[Sequence[BatchQuestion] | None] | None = None
         over = False
@@ -156,9 +165,9 @@ class Lanes:
         if isinstance(job, Prepare):
             return asyncio.create_task(self._prepare(job))
         if not job.children:
-            return asyncio.create_task(self._ask(job, sink))
+            return asyncio.create_task(self._ask(job, sink, self._width.now))
         before = await self._working(jobs)
-        task = asyncio.create_task(self._ask(job, sink))
+        task = asyncio.create_task(self._ask(job, sink, self._width.now))
         after = await self._working({task: job.lane}, besides=before)
         if not task.done():
             new = {slot for slot, number in after.items() if number != before.get(slot)}
@@ -192,6 +201,7 @@ class Lanes:
     async def _prepare(self, job: Prepare) -> None:
         assert isinstance(self._schedule, CopyingSchedule)
         saved = failed = False
+        self._width.disturbed()
         try:
             reuse = await self._restore(job.lane, job.restore, job.reuse)
             tokens = unpacked(job.tokens)
@@ -206,6 +216,7 @@ class Lanes:
         except RequestRefused:
             failed = True  # a disk that is full, for example: each lane then evaluates this trunk for itself
         finally:
+            self._width.disturbed()
             self._schedule.prepared(job, saved=saved, failed=failed)
 
     async def _restore(self, lane: int, trunk: int | None, reuse: int) -> int:
@@ -223,16 +234,17 @@ class Lanes:
         self.facts.expected += expected
         self.facts.evaluated += evaluated
 
-    async def _ask(self, job: Ask, sink: BatchSink) -> None:
+    async def _ask(self, job: Ask, sink: BatchSink, width: int) -> None:
         question = self._questions[job.question]
         answers = range(job.first, job.first + job.count)
         sink.begin(question, answers)
-        failed = True
+        failed, began = True, time.monotonic()
         try:
             reuse = await self._restore(job.lane, job.restore, job.reuse)
             busy = self._schedule.busy
             completions = await self._completions(question, job)
-            self._note(question, completions, reuse, busy)
+            tokens = self._note(question, completions, reuse, busy)
+            self._width.answered(width, began, time.monotonic(), tokens)
         except (asyncio.CancelledError, CannotShare):
             sink.undone(question, answers, None)
             raise
@@ -271,13 +283,16 @@ class Lanes:
         # A child repeats its parent's count of evaluated tokens; it was given them all.
         return found[:1] + [dataclasses.replace(one, cached_tokens=one.prompt_tokens) for one in found[1:]]
 
-    def _note(self, question: BatchQuestion, completions: list[Completion], reuse: int, busy: int) -> None:
+    def _note(self, question: BatchQuestion, completions: list[Completion], reuse: int, busy: int) -> int:
+        """Learn from a question's answers; returns the tokens evaluated and generated for them."""
         first = completions[0]
         evaluated = first.prompt_tokens - first.cached_tokens
+        generated = sum(completion.completion_tokens for completion in completions)
         self._count(len(question.tokens) - reuse, evaluated)
-        self.facts.generated += sum(completion.completion_tokens for completion in completions)
+        self.facts.generated += generated
         self.speeds.note(first, evaluated, busy)
         self._watch.note(reuse, first.cached_tokens, answers=len(completions))
+        return evaluated + generated
 
     def _forget(self, job: Ask) -> None:
         """Let go of what is not needed any more after this job."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from noa_lab.inference.batch._prefixes import Prefixes, common
@@ -30,10 +30,11 @@ class PinnedSchedule(Schedule):
     Args:
         lanes: How many lanes there are.
         worth: Decides that.
+        width: Gives how many lanes may be at work at once; by default all.
     """
 
-    def __init__(self, lanes: int, *, worth: Worth = always) -> None:
-        super().__init__(lanes, worth=worth)
+    def __init__(self, lanes: int, *, worth: Worth = always, width: Callable[[], int] | None = None) -> None:
+        super().__init__(lanes, worth=worth, width=width)
         self._count = 0
         self._rows: list[_Row] = []
 
@@ -60,9 +61,9 @@ class PinnedSchedule(Schedule):
     def next(self) -> Job | None:
         """See `Schedule.next`."""
         self._rows = [row for row in self._rows if row.questions]
-        idle = self._idle()
-        if not idle:
+        if not self._may_begin():
             return None
+        idle = self._idle()
         row = self._own(idle) or self._free(idle) or self._part(idle)
         if row is None or row.lane is None:
             return None

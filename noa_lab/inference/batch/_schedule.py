@@ -110,10 +110,11 @@ class Schedule(abc.ABC):
     Args:
         lanes: How many lanes there are.
         worth: Decides whether something is evaluated twice for the sake of a wider batch.
+        width: Gives how many lanes may be at work at once; by default all. Further answers to one prompt take idle lanes in any case.
     """
 
-    def __init__(self, lanes: int, *, worth: Worth = always) -> None:
-        self._worth = worth
+    def __init__(self, lanes: int, *, worth: Worth = always, width: Callable[[], int] | None = None) -> None:
+        self._worth, self._width = worth, width or (lambda: lanes)
         self._lanes = [Lane(number) for number in range(lanes)]
         self._questions: dict[int, Question] = {}
         self._at_work: dict[Ask, set[int]] = {}
@@ -209,6 +210,10 @@ class Schedule(abc.ABC):
 
     def _idle(self) -> list[Lane]:
         return [lane for lane in self._lanes if not lane.busy]
+
+    def _may_begin(self) -> bool:
+        """Whether one more lane may be at work."""
+        return self.busy < min(len(self._lanes), self._width())
 
     def _begin(
         self,
