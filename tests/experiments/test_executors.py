@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 from contextlib import contextmanager
 
 import pytest
 from comparison_rig import Held, Rig, grid, wait_for
 
 from noa_lab.errors import UnknownName, Unsupported
-from noa_lab.experiments import Grid, start
+from noa_lab.experiments import Grid, Plan, start
 from noa_lab.experiments.execution._batch import wanted_answers
 from noa_lab.experiments.execution._plain import taking_turns
 from noa_lab.inference import LlamaInferenceEngine
@@ -234,3 +235,13 @@ def test_a_large_grid_is_tokenized_part_by_part(store):
     assert run.plan[0].answers == 800
     assert servers.fakes[0].counts["/tokenize"] <= 810
     assert servers.fakes[0].evaluated <= 1.1 * run.plan[0].least_tokens
+
+
+def test_the_plan_says_how_fast_short_answers_were_both_ways(store):
+    made = shared_grid(20, sampling=[{"temperature": 0.0, "max_tokens": 8}], repeats=1)
+    run = run_to_end(store, made, Servers(seconds=0.002))
+    (plan,) = run.plan
+    assert plan.paces is not None
+    assert plan.paces[0] > plan.paces[1] > 0
+    assert "short answers side by side: " in str(plan)
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan

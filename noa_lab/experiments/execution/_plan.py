@@ -46,6 +46,8 @@ class Plan:
         evaluated: Prompt tokens that have been evaluated, by the engine's own count.
         generated: Tokens generated.
         seconds: How long that took.
+        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where answers are not
+            so short that both were tried.
     """
 
     model: str
@@ -61,18 +63,20 @@ class Plan:
     evaluated: int = 0
     generated: int = 0
     seconds: float = 0.0
+    paces: tuple[float, float] | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan of which `as_dict` gave `data`."""
         trunks = tuple(TrunkFacts(**trunk) for trunk in data.get("trunks", ()))
-        return cls(**{**data, "trunks": trunks})
+        paces = data.get("paces")
+        return cls(**{**data, "trunks": trunks, "paces": tuple(paces) if paces else None})
 
     def after(self, before: Plan) -> Plan:
         """This plan, of a part of the run, together with the one of the part before: a run that was paused has several."""
         whole = self if self.answers >= before.answers else before
         sums = {name: getattr(self, name) + getattr(before, name) for name in ("evaluated", "generated", "seconds")}
-        return replace(whole, **sums)
+        return replace(whole, **sums, paces=self.paces or before.paces)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -82,6 +86,10 @@ class Plan:
         parts = [f"{self.model}: {self.executor or 'not decided yet'}" + (f" ({self.why})" if self.why else "")]
         if self.lanes:
             parts.append(f"{self.lanes} answers side by side")
+        if self.paces:
+            alone, together = self.paces
+            best = "side by side" if together < alone else "one at a time"
+            parts.append(f"short answers {best}: {alone:.1f} ms a token one at a time, {together:.1f} side by side")
         if self.prompts:
             saved = 1 - self.least_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
             parts.append(
@@ -149,4 +157,5 @@ class PlanBook:
             evaluated=batch.evaluated,
             generated=batch.generated,
             seconds=time.monotonic() - self.started,
+            paces=batch.paces,
         )

@@ -245,6 +245,7 @@ class Lanes:
             completions = await self._completions(question, job)
             tokens = self._note(question, completions, reuse, busy)
             self._width.answered(width, began, time.monotonic(), tokens)
+            self.facts.paces = self._width.paces
         except (asyncio.CancelledError, CannotShare):
             sink.undone(question, answers, None)
             raise

@@ -66,6 +66,8 @@ class BatchFacts:
         trunks: Shared beginnings evaluated ahead of their prompts.
         copies: How often one was put into a lane.
         saved_bytes: Size of the largest shared beginning when saved.
+        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where answers are not
+            so short that both were tried.
     """
 
     lanes: int = 0
@@ -76,6 +78,7 @@ class BatchFacts:
     trunks: int = 0
     copies: int = 0
     saved_bytes: int = 0
+    paces: tuple[float, float] | None = None
 
 
 class BatchEngine(Protocol):

@@ -65,7 +65,12 @@ class Width:
             self._together.add(ended - self._since, tokens)
         self._since = ended
         if self._alone.answers >= _ALONE and self._together.answers >= self._lanes:
-            self._best = self._lanes if self._together.faster_than(self._alone) else 1
+            self._best = self._lanes if self._together.milliseconds < self._alone.milliseconds else 1
+
+    @property
+    def paces(self) -> tuple[float, float] | None:
+        """Milliseconds a token on one lane and on all of them; None until both are measured."""
+        return None if self._best is None else (self._alone.milliseconds, self._together.milliseconds)
 
     def disturbed(self) -> None:
         """Something else has been done, and the time that it took is no answer's."""
@@ -73,7 +78,7 @@ class Width:
 
 
 class _Pace:
-    """Seconds a token.
+    """What some answers took.
 
     Attributes:
         answers: Questions answered.
@@ -86,7 +91,9 @@ class _Pace:
     def add(self, seconds: float, tokens: int) -> None:
         self.answers += 1
         self._seconds += seconds
-        self._tokens += tokens
+        self._tokens += max(1, tokens)
 
-    def faster_than(self, other: _Pace) -> bool:
-        return self._seconds * other._tokens < other._seconds * self._tokens
+    @property
+    def milliseconds(self) -> float:
+        """For each token."""
+        return 1000 * self._seconds / self._tokens

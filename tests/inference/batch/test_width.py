@@ -37,10 +37,13 @@ def widths(width: Width, questions: int, beside: float, *, tokens: int = 30, apa
 @pytest.mark.parametrize("apart", [True, False])
 @pytest.mark.parametrize(("beside", "best"), [(0.5, LANES), (0.9, LANES), (1.1, 1), (2.0, 1)])
 def test_short_answers_are_given_the_faster_way_once_both_are_measured(beside, best, apart):
-    allowed = widths(Width(LANES, lambda: 4.0), 60, beside, apart=apart)
+    width = Width(LANES, lambda: 4.0)
+    assert width.paces is None
+    allowed = widths(width, 60, beside, apart=apart)
     assert allowed[:4] == [1] * 4
     assert allowed[4 : 4 + 2 * LANES] == [LANES] * 2 * LANES
     assert set(allowed[4 + 4 * LANES :]) == {best}
+    assert width.paces == pytest.approx((1000 / 30, 1000 * beside / 30))
 
 
 def test_long_answers_are_given_side_by_side_whatever_it_costs():
@@ -93,3 +96,5 @@ def test_lanes_keep_to_what_is_faster(slow, saving):
         assert lanes.facts.evaluated == fake.evaluated
     last = at_work[-30:]
     assert last == [1] * 30 if slow else max(last) > 1
+    alone, together = lanes.facts.paces
+    assert (alone < together) == slow
