@@ -135,7 +135,7 @@ def _head(limits: Row) -> str:
         "SmolLM2-135M Q4_1, whose end token is switched off so that all answers have the same length; "
         f"llama.cpp {limits['llama']}, build {limits['build']}; "
         f"promptfoo {limits['promptfoo']} and Inspect {limits['inspect']} with their defaults on a llama-server with its own; "
-        f"{limits['cpu']}, {limits['cores']} cores, {limits['system']}. "
+        f"{limits['cpu']}, {limits['cores']} cores, {limits['threads']} threads, {limits['system']}. "
         f"Peak prefill {limits['prefill']:.0f} tokens/s (llama-bench), "
         f"peak batched decode {limits['decode']:.0f} tokens/s (llama-server, up to 32 slots).\n\n"
         "The bound is the least prompt tokens at peak prefill and all answers at peak decode. "

@@ -129,7 +129,11 @@ def measure(options: argparse.Namespace, grids: list[BenchGrid]) -> None:
     with tempfile.TemporaryDirectory(prefix="noa-lab-comparisons-") as place:
         bench = Bench(Path(place), peers)
         if not results.has(kind="limits"):
-            about = {"llama": version_of(bench.runtime.tool("llama-server")), "build": bench.runtime.id}
+            about = {
+                "llama": version_of(bench.runtime.tool("llama-server")),
+                "build": bench.runtime.id,
+                "threads": bench.runtime.threads,
+            }
             about |= {"promptfoo": PROMPTFOO, "inspect": INSPECT, **machine()}
             results.add(kind="limits", **bench.limits(list(GRIDS.values())), **about)
         Schedule(bench, results, options.minutes).run(grids, options.repetitions)

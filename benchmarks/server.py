@@ -92,9 +92,8 @@ def by_hand(watched: Runtime, argv: list[str], port: int) -> tuple[float, float]
     argv = [str(watched.folder / "llama-server"), *argv[1:]]
     argv[argv.index("--port") + 1] = str(port)
     began = time.monotonic()
-    environment = with_patient_threads(
-        os.environ
-    )  # without, waiting threads keep the cores busy, and a start takes seconds longer
+    # Without it, waiting threads keep the cores busy, and a start takes seconds longer.
+    environment = with_patient_threads(os.environ)
     with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while True:
             with contextlib.suppress(httpx.TransportError):

@@ -238,10 +238,23 @@ def test_a_large_grid_is_tokenized_part_by_part(store):
 
 
 def test_the_plan_says_how_fast_short_answers_were_both_ways(store):
-    made = shared_grid(20, sampling=[{"temperature": 0.0, "max_tokens": 8}], repeats=1)
-    run = run_to_end(store, made, Servers(seconds=0.002))
-    (plan,) = run.plan
+    made = Grid(
+        prompts={"p": "{{ n }} is the number"},
+        inputs=[{"n": f"{number} {number * 7}"} for number in range(60)],
+        sampling=[{"temperature": 0.0, "max_tokens": 8}],
+        models=["m"],
+    )
+    (plan,) = run_to_end(store, made, Servers(seconds=0.02)).plan
     assert plan.paces is not None
     assert plan.paces[0] > plan.paces[1] > 0
-    assert "short answers side by side: " in str(plan)
+    assert "8 answers side by side (a token, read or written, took " in str(plan)
     assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_a_plan_that_goes_on_keeps_what_was_measured():
+    before = Plan("m", "lanes", lanes=1, answers=5, paces=(3.25, 4.125))
+    after = Plan("m", "lanes", lanes=8, answers=9).after(before)
+    assert after.paces == before.paces
+    assert "one answer at a time (a token, read or written, took 3.2 ms one at a time, 4.1 ms side by side)" in str(
+        before
+    )

@@ -46,8 +46,8 @@ class Plan:
         evaluated: Prompt tokens that have been evaluated, by the engine's own count.
         generated: Tokens generated.
         seconds: How long that took.
-        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where answers are not
-            so short that both were tried.
+        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where that was not
+            measured: it is for short answers, when many are wanted.
     """
 
     model: str
@@ -85,11 +85,15 @@ class Plan:
     def __str__(self) -> str:
         parts = [f"{self.model}: {self.executor or 'not decided yet'}" + (f" ({self.why})" if self.why else "")]
         if self.lanes:
-            parts.append(f"{self.lanes} answers side by side")
-        if self.paces:
-            alone, together = self.paces
-            best = "side by side" if together < alone else "one at a time"
-            parts.append(f"short answers {best}: {alone:.1f} ms a token one at a time, {together:.1f} side by side")
+            measured = ""
+            if self.paces:
+                alone, together = self.paces
+                measured = (
+                    f" (a token, read or written, took {alone:.2g} ms one at a time, {together:.2g} ms side by side)"
+                )
+            parts.append(
+                ("one answer at a time" if self.lanes == 1 else f"{self.lanes} answers side by side") + measured
+            )
         if self.prompts:
             saved = 1 - self.least_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
             parts.append(

@@ -25,7 +25,7 @@ from noa_lab.inference.batch._questions import BatchFacts, BatchQuestion, BatchS
 from noa_lab.inference.batch._schedule import Ask, Job, Prepare
 from noa_lab.inference.batch._sharing import SharingWatch, prove_sharing
 from noa_lab.inference.batch._speeds import Speeds
-from noa_lab.inference.batch._width import Width
+from noa_lab.inference.batch._width import Sample, Width
 from noa_lab.inference.batch._wire import Wire
 
 __all__ = ["LOST", "Lanes"]
@@ -65,9 +65,11 @@ class Lanes:
         self._server = LaneServer(Wire(connection))
         self.speeds = speeds or Speeds()
         self.facts = BatchFacts(lanes=what.slots)
-        self._width = Width(what.slots, self._expected_length)
+        self._width = Width(what.slots)
+        self._longest = 0
+        """Tokens of the longest answer so far."""
         self._schedule: CopyingSchedule | PinnedSchedule = PinnedSchedule(
-            what.slots, worth=self._worth, width=lambda: self._width.now
+            what.slots, worth=self._worth, width=self._lanes_at_work
         )
         self._watch = SharingWatch()
         self._questions: dict[int, BatchQuestion] = {}
@@ -89,27 +91,33 @@ class Lanes:
         """See `BatchEngine`."""
         await self._server.aclose()
 
-    def _expected_length(self) -> float:
-        """Tokens that an answer is expected to have."""
+    def _worth(self, tokens: int, answers: int, lanes: int) -> bool:
+        seen = self._watch.answers
+        each = self.facts.generated / seen if seen else self._longest_answer()
+        return self.speeds.worth(tokens, answers * each, lanes)
+
+    def _longest_answer(self) -> int:
+        """Tokens that an answer has at most, as far as is known."""
         if self._watch.answers:
-            return self.facts.generated / self._watch.answers
+            return self._longest
         longest = max((question.config.max_tokens for question in self._questions.values()), default=1)
         return min(longest, _GUESSED_ANSWER)
 
-    def _worth(self, tokens: int, answers: int, lanes: int) -> bool:
-        return self.speeds.worth(tokens, answers * self._expected_length(), lanes)
+    def _lanes_at_work(self) -> int:
+        return self._width.now(self._longest_answer(), self._schedule.waiting)
 
     async def run(self, windows: Windows, sink: BatchSink) -> None:
         """See `BatchEngine`."""
         self.facts.copying = await self._server.can_save()
         if self.facts.copying:
-            self._schedule = CopyingSchedule(self._what.slots, worth=self._worth, width=lambda: self._width.now)
+            self._schedule = CopyingSchedule(self._what.slots, worth=self._worth, width=self._lanes_at_work)
         jobs: dict[asyncio.Task[None], int] = {}
         coming: asyncio.Task[Sequence[BatchQuestion] | None] | None = None
         over = False
         try:
             while True:
-                if coming is None and not over and self._schedule.waiting <= 2 * self.facts.lanes:
+                if coming is None and not over and self._schedule.waiting <= 2 * self._what.slots:
+                    self._width.disturbed()
                     coming = asyncio.create_task(_next(windows))
                 while not sink.stopping() and (job := self._schedule.next()) is not None:
                     jobs[await self._start(job, sink, jobs)] = job.lane
@@ -133,6 +141,7 @@ class Lanes:
     async def _take_in(self, window: Sequence[BatchQuestion]) -> None:
         if not window:
             return
+        self._width.disturbed()
         tokens = [packed(question.tokens) for question in window]
         early: list[int] = []
         if not self._begun:
@@ -164,10 +173,11 @@ class Lanes:
         """
         if isinstance(job, Prepare):
             return asyncio.create_task(self._prepare(job))
+        sample = self._width.begin(self._longest_answer(), self._schedule.waiting, job.count, time.monotonic())
         if not job.children:
-            return asyncio.create_task(self._ask(job, sink, self._width.now))
+            return asyncio.create_task(self._ask(job, sink, sample))
         before = await self._working(jobs)
-        task = asyncio.create_task(self._ask(job, sink, self._width.now))
+        task = asyncio.create_task(self._ask(job, sink, sample))
         after = await self._working({task: job.lane}, besides=before)
         if not task.done():
             new = {slot for slot, number in after.items() if number != before.get(slot)}
@@ -234,18 +244,16 @@ class Lanes:
         self.facts.expected += expected
         self.facts.evaluated += evaluated
 
-    async def _ask(self, job: Ask, sink: BatchSink, width: int) -> None:
+    async def _ask(self, job: Ask, sink: BatchSink, sample: Sample | None) -> None:
         question = self._questions[job.question]
         answers = range(job.first, job.first + job.count)
         sink.begin(question, answers)
-        failed, began = True, time.monotonic()
+        failed, tokens = True, None
         try:
             reuse = await self._restore(job.lane, job.restore, job.reuse)
             busy = self._schedule.busy
             completions = await self._completions(question, job)
             tokens = self._note(question, completions, reuse, busy)
-            self._width.answered(width, began, time.monotonic(), tokens)
-            self.facts.paces = self._width.paces
         except (asyncio.CancelledError, CannotShare):
             sink.undone(question, answers, None)
             raise
@@ -259,6 +267,8 @@ class Lanes:
             for answer, completion in zip(answers, completions, strict=True):
                 sink.answered(question, answer, completion)
         finally:
+            self._width.end(sample, time.monotonic(), tokens)
+            self.facts.lanes, self.facts.paces = self._width.best or self._what.slots, self._width.paces
             self._schedule.asked(job, failed=failed)
             self._forget(job)
 
@@ -291,6 +301,7 @@ class Lanes:
         generated = sum(completion.completion_tokens for completion in completions)
         self._count(len(question.tokens) - reuse, evaluated)
         self.facts.generated += generated
+        self._longest = max(self._longest, *(completion.completion_tokens for completion in completions))
         self.speeds.note(first, evaluated, busy)
         self._watch.note(reuse, first.cached_tokens, answers=len(completions))
         return evaluated + generated

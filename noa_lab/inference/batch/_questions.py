@@ -58,7 +58,7 @@ class BatchFacts:
     """What a batch has done so far.
 
     Attributes:
-        lanes: Answers that may grow side by side.
+        lanes: Answers that may grow side by side; 1 where one at a time was measured to be faster.
         copying: Whether what prompts share is evaluated once and copied.
         evaluated: Prompt tokens evaluated, by the engine's own count.
         expected: Prompt tokens that should have been evaluated, were everything shared that can be.
@@ -66,8 +66,8 @@ class BatchFacts:
         trunks: Shared beginnings evaluated ahead of their prompts.
         copies: How often one was put into a lane.
         saved_bytes: Size of the largest shared beginning when saved.
-        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where answers are not
-            so short that both were tried.
+        paces: Milliseconds that a token took, evaluated or generated, one answer at a time and side by side; None where that was not
+            measured: it is for short answers, when many are wanted.
     """
 
     lanes: int = 0

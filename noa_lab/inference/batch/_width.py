@@ -1,16 +1,48 @@
-"""How many lanes are at work at once: all of them, or one where answers are so short that side by side is slower here."""
+"""How many lanes are at work at once: all of them, or one where answers are so short that side by side is clearly slower here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["Width"]
+__all__ = ["Sample", "Width"]
 
 _SHORT = 16
-"""Tokens of an answer from which on side by side is always faster: what generating together saves, no prompt costs."""
+"""Tokens of an answer from which on side by side is taken to be faster: generating together saves more than anything costs."""
 
 _ALONE = 4
-"""Answers by which the pace of one lane is measured."""
+"""Requests by which the pace of one lane is measured."""
+
+_ROUNDS = 2
+"""Requests for each lane by which the pace of all of them is measured."""
+
+_ENOUGH = 4
+"""Questions for each lane that must be waiting: with fewer it is not worth finding out."""
+
+_CLEARLY = 1.1
+"""How many times the pace of one lane the pace of all of them must be, for one lane to be taken."""
+
+_TRIES = 3
+
+
+@dataclass(slots=True, eq=False)
+class Sample:
+    """Some requests that follow each other while nothing else is done.
+
+    Attributes:
+        width: Lanes that may be at work.
+        left: Requests that have not begun.
+        began: When the first one began, in seconds.
+        at_work: Requests that have begun and are not over.
+        tokens: Tokens evaluated and generated for those that are over.
+        spoiled: Whether something else was done meanwhile, so that the time says nothing.
+    """
+
+    width: int
+    left: int
+    began: float | None = None
+    at_work: int = 0
+    tokens: int = 0
+    spoiled: bool = False
 
 
 class Width:
@@ -18,82 +50,106 @@ class Width:
 
     llama-server evaluates the ends of several prompts, which differ in length, in more passes than the end of one, and these hold up the
     answers that grow. For long answers that is little beside what generating them together saves; for a few tokens it depends on the
-    machine, the model and the prompts. So it is measured: some answers on one lane, then as many on all of them as there are lanes, by
-    the time for each token, evaluated or generated.
+    machine, the model and the prompts. So it is measured: a sample of requests on one lane, then one on all lanes, by the time for each
+    token, evaluated or generated. Both begin and end with nothing at work. All lanes it is, too, where no sample stays undisturbed: where
+    a beginning has to be evaluated for every few prompts, for example.
 
     Args:
         lanes: How many lanes there are.
-        length: Gives the tokens that an answer is expected to have.
-    """
-
-    def __init__(self, lanes: int, length: Callable[[], float]) -> None:
-        self._lanes, self._length = lanes, length
-        self._alone, self._together = _Pace(), _Pace()
-        self._best: int | None = None
-        self._since: float | None = None
-        """When the last of the answers side by side came; None where something else was done after it."""
-        self._first = lanes
-        """Answers side by side that do not count: lanes do not begin all at once."""
-
-    @property
-    def now(self) -> int:
-        """Lanes that may be at work."""
-        if self._length() >= _SHORT:
-            return self._lanes
-        if self._best is not None:
-            return self._best
-        return 1 if self._alone.answers < _ALONE else self._lanes
-
-    def answered(self, width: int, began: float, ended: float, tokens: int) -> None:
-        """Learn from a question that was answered.
-
-        Args:
-            width: Lanes that were allowed to be at work when it began.
-            began: When that was, in seconds.
-            ended: When its answers were there.
-            tokens: Tokens evaluated and generated for it.
-        """
-        if self._length() >= _SHORT or self._best is not None:
-            return
-        if width == 1:
-            self._alone.add(ended - began, tokens)
-            self._first = self._lanes
-            return
-        if self._first:
-            self._first -= 1
-        elif self._since is not None:
-            self._together.add(ended - self._since, tokens)
-        self._since = ended
-        if self._alone.answers >= _ALONE and self._together.answers >= self._lanes:
-            self._best = self._lanes if self._together.milliseconds < self._alone.milliseconds else 1
-
-    @property
-    def paces(self) -> tuple[float, float] | None:
-        """Milliseconds a token on one lane and on all of them; None until both are measured."""
-        return None if self._best is None else (self._alone.milliseconds, self._together.milliseconds)
-
-    def disturbed(self) -> None:
-        """Something else has been done, and the time that it took is no answer's."""
-        self._since = None
-
-
-class _Pace:
-    """What some answers took.
 
     Attributes:
-        answers: Questions answered.
+        best: Lanes that short answers are given by; None while that is not known.
+        paces: Milliseconds a token on one lane and on all of them; None while that is not measured.
     """
 
-    def __init__(self) -> None:
-        self.answers = self._tokens = 0
-        self._seconds = 0.0
+    def __init__(self, lanes: int) -> None:
+        self._lanes = lanes
+        self.best: int | None = None if lanes > 1 else 1
+        self.paces: tuple[float, float] | None = None
+        self._tries = _TRIES
+        self._alone_ms = 0.0
+        self._sample = Sample(1, _ALONE)
 
-    def add(self, seconds: float, tokens: int) -> None:
-        self.answers += 1
-        self._seconds += seconds
-        self._tokens += max(1, tokens)
+    def now(self, longest: int, waiting: int) -> int:
+        """Lanes that may be at work.
 
-    @property
-    def milliseconds(self) -> float:
-        """For each token."""
-        return 1000 * self._seconds / self._tokens
+        Args:
+            longest: Tokens that an answer has at most, as far as is known.
+            waiting: Questions that have not begun.
+        """
+        if not self._measures(longest, waiting):
+            return self.best if self.best is not None and longest < _SHORT else self._lanes
+        return self._sample.width if self._sample.left else 0
+
+    def _measures(self, longest: int, waiting: int) -> bool:
+        begun = self._sample.width > 1 or self._sample.began is not None
+        return self.best is None and longest < _SHORT and (begun or waiting >= _ENOUGH * self._lanes)
+
+    def begin(self, longest: int, waiting: int, answers: int, now: float) -> Sample | None:
+        """A request begins.
+
+        Args:
+            longest: As for `now`.
+            waiting: As for `now`.
+            answers: Answers that it asks for.
+            now: The time, in seconds.
+
+        Returns:
+            The sample that it belongs to, for `end`; None where it belongs to none.
+        """
+        if not self._measures(longest, waiting):
+            return None
+        if answers > 1:
+            self.best = self._lanes  # several answers to one prompt grow side by side in any case
+            return None
+        sample = self._sample
+        if not sample.left:
+            return None
+        if sample.began is None:
+            sample.began = now
+        sample.left -= 1
+        sample.at_work += 1
+        return sample
+
+    def end(self, sample: Sample | None, now: float, tokens: int | None) -> None:
+        """A request is over.
+
+        Args:
+            sample: As `begin` gave it.
+            now: The time, in seconds.
+            tokens: Tokens evaluated and generated for it; None where it failed.
+        """
+        if sample is None:
+            return
+        sample.at_work -= 1
+        sample.tokens += tokens or 0
+        if tokens is None:
+            self._spoil(sample)
+        elif not sample.at_work and not sample.left:
+            self._over(sample, now)
+
+    def disturbed(self) -> None:
+        """Something else is done, or has been."""
+        if self._sample.began is not None:
+            self._spoil(self._sample)
+
+    def _spoil(self, sample: Sample) -> None:
+        sample.spoiled, sample.left = True, 0
+        if not sample.at_work:
+            self._over(sample, 0.0)
+
+    def _over(self, sample: Sample, now: float) -> None:
+        if self.best is not None:
+            return
+        if sample.spoiled:
+            self._tries -= 1
+            self._sample = Sample(sample.width, _ALONE if sample.width == 1 else _ROUNDS * self._lanes)
+            if not self._tries:
+                self.best = self._lanes
+            return
+        pace = 1000 * (now - (sample.began or 0.0)) / max(1, sample.tokens)
+        if sample.width == 1:
+            self._alone_ms, self._sample = pace, Sample(self._lanes, _ROUNDS * self._lanes)
+            return
+        self.paces = self._alone_ms, pace
+        self.best = 1 if pace > _CLEARLY * self._alone_ms else self._lanes

@@ -187,7 +187,11 @@ def test_cancelling_tells_what_was_under_way():
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    with FakeSlots(4, seconds=0.02) as fake, LlamaInferenceEngine(fake.base_url, "m") as engine:
+    long = "so " * 20  # which is asked for side by side from the start
+    with (
+        FakeSlots(4, answer=lambda _text, _seed: long, seconds=0.02) as fake,
+        LlamaInferenceEngine(fake.base_url, "m") as engine,
+    ):
         asyncio.run(cancelled(engine.batch()))
     told = {(wish, answer) for wish, answer, error in sink.undone_ if error is None}
     assert told

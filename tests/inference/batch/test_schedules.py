@@ -102,8 +102,11 @@ def batches(draw):
 @settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, shortest, seed):
-    never = CopyingSchedule(lanes, shortest=shortest, worth=lambda tokens, answers, busy: False)
-    server = play(never, parts, lanes, random.Random(seed))
+    draw = random.Random(seed)
+    never = CopyingSchedule(
+        lanes, shortest=shortest, worth=lambda tokens, answers, busy: False, width=lambda: draw.randint(1, lanes)
+    )
+    server = play(never, parts, lanes, draw)
     assert sorted(server.asked) == wanted(parts)
     assert not server.saved, "a trunk that nobody needs any more was not given up"
     assert [never._trunks, never._trunk_of, never._uses] == [{}, {}, {}], "what was answered is still kept"
@@ -117,7 +120,9 @@ def test_copying_asks_everything_once_and_evaluates_trunks_once(parts, lanes, sh
 @settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.integers(1, 4), st.integers(0, 99))
 def test_copying_lanes_that_help_each_other_ask_everything_once(parts, lanes, shortest, seed):
-    server = play(CopyingSchedule(lanes, shortest=shortest), parts, lanes, random.Random(seed))
+    draw = random.Random(seed)
+    schedule = CopyingSchedule(lanes, shortest=shortest, width=lambda: draw.randint(1, lanes))
+    server = play(schedule, parts, lanes, draw)
     assert sorted(server.asked) == wanted(parts)
     assert not server.saved
 
@@ -125,8 +130,11 @@ def test_copying_lanes_that_help_each_other_ask_everything_once(parts, lanes, sh
 @settings(max_examples=100)
 @given(batches(), st.integers(1, 6), st.booleans(), st.integers(0, 99))
 def test_pinned_lanes_ask_everything_once(parts, lanes, generous, seed):
-    schedule = PinnedSchedule(lanes, worth=lambda tokens, questions, busy: generous)
-    server = play(schedule, parts, lanes, random.Random(seed))
+    draw = random.Random(seed)
+    schedule = PinnedSchedule(
+        lanes, worth=lambda tokens, questions, busy: generous, width=lambda: draw.randint(1, lanes)
+    )
+    server = play(schedule, parts, lanes, draw)
     assert sorted(server.asked) == wanted(parts)
 
 
