@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from comparison_rig import Held, Rig, grid, wait_for
 
-from noa_lab.errors import UnknownName, Unsupported
+from noa_lab.errors import NotEnoughMemory, UnknownName, Unsupported
 from noa_lab.experiments import Grid, Plan, start
 from noa_lab.experiments.execution._batch import wanted_answers
 from noa_lab.experiments.execution._plain import taking_turns
@@ -118,6 +118,38 @@ def test_a_model_that_cannot_share_is_asked_plainly_and_says_so(store):
     assert plan.executor == "plain"
     assert "evaluates a prompt again" in plan.why
     assert [wish.executor for wish in servers.wishes] == ["lanes", "plain"]
+
+
+class LittleMemory(Servers):
+    """Has no room for a tree with a context above 512 tokens."""
+
+    @contextmanager
+    def __call__(self, ref, wish):
+        if wish.executor == "tree" and wish.context_size > 512:
+            raise NotEnoughMemory("There is no room.", fix="Stop a server.", model=ref)
+        with super().__call__(ref, wish) as engine:
+            yield engine
+
+
+def dense_grid(**changes) -> Grid:
+    """Prompts of more tokens than their characters let expect: the context is found to be too small when they are read."""
+    return shared_grid(60, prompts={"a": "{{ text }} First.", "b": "{{ text }} " + "? " * 400}, **changes)
+
+
+def test_a_tree_whose_context_turns_out_not_to_fit_gives_way_to_lanes(store):
+    servers = LittleMemory()
+    run = run_to_end(store, dense_grid(), servers, hindrance=lambda _ref, _wish: "")
+    assert run.status == "done"
+    assert set(run.cells()["executor"]) == {"lanes"}
+    assert [wish.executor for wish in servers.wishes] == ["tree", "lanes"]
+    assert "would not fit into the memory" in run.plan[0].why
+
+
+def test_a_tree_that_was_asked_for_does_not_give_way(store):
+    run = start(dense_grid(), store=store, engine_for=LittleMemory(), executor="tree")
+    with pytest.raises(NotEnoughMemory):
+        run.result(timeout=60)
+    assert set(run.cells()["status"]) == {"pending"}
 
 
 class Choosy(FakeSlots):

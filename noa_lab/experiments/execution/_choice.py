@@ -66,6 +66,12 @@ class Chosen:
         """The executor that always works."""
         return Chosen("plain", why, self.firm)
 
+    def on_a_server(self) -> Chosen:
+        """What is taken where a tree was chosen and has no room."""
+        return Chosen(
+            "lanes", "a second copy of the model with a context for these prompts would not fit into the memory"
+        )
+
 
 def choose(
     requested: Requested,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from noa_lab.errors import CannotShare
+from noa_lab.errors import CannotShare, NotEnoughMemory
 from noa_lab.experiments.execution._batch import BatchWork, ContextTooSmall
 from noa_lab.experiments.execution._book import Book
 from noa_lab.experiments.execution._choice import Chosen, choose, identity_of, wish_for
@@ -54,7 +54,7 @@ class _ModelWork:
 
     async def run(self) -> None:
         chosen = self._choose()
-        opened = False
+        opened, wanted = False, len(self._book.left)
         while (self._book.left or not opened) and not self._job.stopping():
             wish = wish_for(chosen, self._book.left.values(), self._job.grid, self._job.conversations, self._needed)
             try:
@@ -68,9 +68,13 @@ class _ModelWork:
                 self._needed = small.needed
                 continue
             except CannotShare as error:
-                chosen = chosen.plainly(error.message)
-                self._job.provenance.forget_executor(self._model)
-                opened = False  # nothing was asked yet; another executor is another question to the store
+                chosen, opened = self._instead(chosen.plainly(error.message)), False
+                continue
+            except NotEnoughMemory:
+                # A context that was guessed to suffice, and for which there was room, can turn out too small.
+                if chosen.executor != "tree" or chosen.firm or len(self._book.left) < wanted:
+                    raise
+                chosen, opened = self._instead(chosen.on_a_server()), False
                 continue
             except LOST as error:
                 if not opened:
@@ -78,6 +82,11 @@ class _ModelWork:
                 self._book.losses.count(error)
             if self._book.left:
                 await asyncio.sleep(REOPEN_SECONDS)
+
+    def _instead(self, other: Chosen) -> Chosen:
+        """Take another executor, before anything was asked: to the store its answers are those to other questions."""
+        self._job.provenance.forget_executor(self._model)
+        return other
 
     def _choose(self) -> Chosen:
         job = self._job
