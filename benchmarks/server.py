@@ -27,8 +27,9 @@ import time
 from pathlib import Path
 
 import httpx
+from comparison_servers import small_model
 
-from noa_lab import models, runtime, server
+from noa_lab import runtime, server
 from noa_lab.models import ModelFile
 from noa_lab.paths import Home
 from noa_lab.runtime import Runtime, with_patient_threads
@@ -121,7 +122,7 @@ def row(name: str, late: list[float], whole: list[float]) -> str:
 
 def measure(starts: int) -> None:
     current = runtime.current(Home.default())
-    model = models.find("smollm2-135m", Home.default())
+    model = small_model(Home.default())
     results: dict[str, tuple[list[float], list[float]]] = {"noa_lab": ([], []), "by hand, every 100 ms": ([], [])}
     with tempfile.TemporaryDirectory(prefix="noa-lab-bench-") as folder:
         home = Home(Path(folder) / "home")

@@ -68,7 +68,10 @@ class Width:
         self.paces: tuple[float, float] | None = None
         self._tries = _TRIES
         self._alone_ms = 0.0
-        self._sample = Sample(1, _ALONE)
+        self._sample = self._new_sample(1)
+
+    def _new_sample(self, width: int) -> Sample:
+        return Sample(width, _ALONE if width == 1 else _ROUNDS * self._lanes)
 
     def now(self, longest: int, waiting: int) -> int:
         """Lanes that may be at work.
@@ -103,8 +106,6 @@ class Width:
             self.best = self._lanes  # several answers to one prompt grow side by side in any case
             return None
         sample = self._sample
-        if not sample.left:
-            return None
         if sample.began is None:
             sample.began = now
         sample.left -= 1
@@ -143,13 +144,13 @@ class Width:
             return
         if sample.spoiled:
             self._tries -= 1
-            self._sample = Sample(sample.width, _ALONE if sample.width == 1 else _ROUNDS * self._lanes)
+            self._sample = self._new_sample(sample.width)
             if not self._tries:
                 self.best = self._lanes
             return
         pace = 1000 * (now - (sample.began or 0.0)) / max(1, sample.tokens)
         if sample.width == 1:
-            self._alone_ms, self._sample = pace, Sample(self._lanes, _ROUNDS * self._lanes)
+            self._alone_ms, self._sample = pace, self._new_sample(self._lanes)
             return
         self.paces = self._alone_ms, pace
         self.best = 1 if pace > _CLEARLY * self._alone_ms else self._lanes
