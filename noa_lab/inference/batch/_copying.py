@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from noa_lab.inference.batch._prefixes import SHORTEST, Prefixes, common
+from noa_lab.inference.batch._prefixes import SHORTEST, Prefixes, Trunk, common
 from noa_lab.inference.batch._schedule import Ask, Job, Lane, Prepare, Question, Schedule, Worth, always
 
 __all__ = ["CopyingSchedule"]
@@ -24,6 +24,13 @@ class _Trunk:
     saved: bool = False
     users: int = 0
     """Questions not yet answered, and trunks not yet ready, that begin with it."""
+
+
+def _kin(prefixes: Prefixes, trunks: Sequence[Trunk], prompt: int) -> int:
+    """Place of the first prompt that begins like this one, and not only as all of them do."""
+    place = prefixes.order.index(prompt)
+    around = (trunk.first for trunk in trunks if trunk.first <= place <= trunk.last and trunk.prompts < len(prefixes.order))
+    return next(around, place)
 
 
 class CopyingSchedule(Schedule):
@@ -89,7 +96,8 @@ class CopyingSchedule(Schedule):
         self._count += len(prompts)
         prefixes = Prefixes(prompts)
         made: list[_Trunk] = []
-        for found in prefixes.trunks(self._shortest):
+        trunks = prefixes.trunks(self._shortest)
+        for found in trunks:
             trunk = _Trunk(next(self._made), found.tokens, made[found.parent] if found.parent is not None else None)
             made.append(trunk)
             self._trunks[trunk.number] = trunk
@@ -98,7 +106,8 @@ class CopyingSchedule(Schedule):
             for place in range(found.first, found.last + 1):
                 self._trunk_of[start + prefixes.order[place]] = trunk  # deeper ones come later
         seen = set()
-        for index in dict.fromkeys((*early, *prefixes.order)):
+        turn = _kin(prefixes, trunks, early[0]) if early else 0
+        for index in dict.fromkeys((*early, *prefixes.order[turn:], *prefixes.order[:turn])):
             question = Question(start + index, prompts[index], answers[index])
             self._questions[question.number] = question
             if question.tokens in seen:
@@ -157,6 +166,11 @@ class CopyingSchedule(Schedule):
             return None
         return self._ask(rest.pop(), idle, deque())
 
+    @property
+    def spared(self) -> set[int]:
+        """Lanes that hold a prompt of which more is left to ask for: in another one it would have to be evaluated again."""
+        return {number for number, rest in self._rest.items() if rest}
+
     def _first_missing(self, trunk: _Trunk | None) -> _Trunk | None:
         """The outermost trunk that this one begins with and that is not ready, itself included."""
         missing = None
@@ -208,8 +222,8 @@ class CopyingSchedule(Schedule):
             restored=(restore.number, restore.tokens) if restore else None,
             # A trunk that is evaluated and not saved yet lies in a slot that would count as idle.
             alone=self._preparing,
-            # Their prompts would have to be evaluated again. llama-server chooses among idle slots itself.
-            spared=[number for number, rest in self._rest.items() if rest] if self._obeyed else (),
+            # llama-server chooses among idle slots itself.
+            spared=self.spared if self._obeyed else (),
         )
         if question.answers:
             rest.appendleft(question)

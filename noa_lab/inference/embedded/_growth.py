@@ -32,6 +32,9 @@ _WORTH_WAITING = 4
 """Tokens that a prompt waits for while another one that begins alike is evaluated: more steps cost about what two tokens do."""
 
 
+_LOOSE = 256
+"""Fewest cells that are worth being freed: llama.cpp's attention goes through the taken ones in steps of as many, needed or not."""
+
 _TILE = 64
 """Tokens in a batch from which llama.cpp's attention on a CPU goes over the context in tiles: each of them costs less, and sums are added
 up in another order. A token is evaluated as a server would that evaluates its whole prompt in batches of `BATCH`."""
@@ -107,7 +110,9 @@ class Growth:
     """
 
     def __init__(self, model: TreeModel, lanes: int, stores: int, say: Say) -> None:
-        self._model, self._lanes, self._stores, self._say = model, lanes, stores, say
+        self._model, self._lanes, self._say = model, lanes, say
+        self._keeping = range(lanes, lanes + stores)
+        """Sequences that keep trunks."""
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -119,7 +124,7 @@ class Growth:
         self._answers: list[_Answer] = []
         self._kept: dict[int, int] = {}
         """By trunk: the sequence that keeps it."""
-        self._free = list(range(self._lanes, self._lanes + self._stores))
+        self._free = list(self._keeping)
         self._evaluated = 0
         """Prompt tokens evaluated that the parent has not been told of."""
         self._model.clear()
@@ -190,13 +195,25 @@ class Growth:
             self._decode(growing, parts)
 
     def _begin_more(self) -> None:
-        """Begin what can be begun, and tidy up before that where it is time to."""
+        """Begin what can be begun, and tidy up where it is time to."""
         if self._model.crowded:
-            working = self._working()
-            # Copies share nothing. Where there is no room for those of the lanes, they come to their ends first.
-            self._model.tidy([*working, *range(self._lanes, self._lanes + self._stores)], at_any_cost=not working)
+            self._tidy()
         while not self._model.crowded and (job := self._schedule.next()) is not None:
             self._begin(job)
+        for number, feeding in enumerate(self._feeding):
+            if not feeding.placed and not self._model.crowded:
+                self._place(feeding, self._feeding[:number])
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of what is not needed, as soon as so much of it has come together that moving the rest costs less than it does."""
+        working = self._working()
+        stuck = self._model.crowded and not working
+        if not stuck:
+            working |= self._schedule.spared
+        room = self._model.room(working)
+        if stuck or self._model.taken - room >= max(_LOOSE, room // 4):
+            self._model.tidy(working, self._keeping)
 
     def _working(self) -> set[int]:
         """The lanes that hold something that is needed."""
@@ -210,10 +227,10 @@ class Growth:
             room: For how many tokens.
             in_tiles: Whether to take those that a server evaluates in tiles, or the others.
         """
-        for number, feeding in enumerate(self._feeding):
+        for feeding in self._feeding:
             if room <= 0:
                 return
-            if feeding.placed or (not self._model.crowded and self._place(feeding, self._feeding[:number])):
+            if feeding.placed:
                 start = feeding.at // BATCH * BATCH
                 if (min(feeding.whole - start, BATCH) >= _TILE) == in_tiles:
                     count = min(room, len(feeding.tokens) - feeding.at, start + BATCH - feeding.at)
@@ -246,13 +263,11 @@ class Growth:
         return any(self._longest(answer.asked) - len(answer.tokens) <= _SOON for answer in self._answers)
 
     def _evaluate(self, fed: Sequence[Fed]) -> list[int]:
-        """Decode one batch; what nothing grows on is forgotten where there is no room otherwise, and evaluated again when it is needed."""
+        """Decode one batch; room is made for it where there is none."""
         try:
             return self._model.decode(fed)
         except OutOfCells:
-            for sequence in set(range(self._lanes + self._stores)) - self._working():
-                self._model.keep(sequence, 0)
-            self._model.make_room()
+            self._model.tidy(self._working(), self._keeping)
             return self._model.decode(fed)
 
     def _begin(self, job: Job) -> None:
@@ -269,20 +284,18 @@ class Growth:
     def _feed(self, job: Job, prompt: bytes, whole: int) -> None:
         self._feeding.append(_Feeding(job, prompt, unpacked(prompt), whole))
 
-    def _place(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> bool:
+    def _place(self, feeding: _Feeding, ahead: Iterable[_Feeding]) -> None:
         """Let a prompt go on from what any sequence has of it: the answer that grows there leaves its prompt as it is.
 
-        Returns:
-            False when one of the prompts ahead of it will have clearly more of it in a moment.
+        It waits where one of the prompts ahead of it will have clearly more of it in a moment.
         """
         source, shared = self._model.nearest(feeding.prompt)
         if max((common(other.prompt, feeding.prompt) for other in ahead), default=0) >= shared + _WORTH_WAITING:
-            return False
+            return
         # The last token is evaluated in any case: its logits are what an answer begins with.
         feeding.reused = feeding.at = min(shared, len(feeding.tokens) - 1)
         feeding.placed = True
         self._model.copy(source, feeding.job.lane, feeding.at)
-        return True
 
     def _fed(self, feeding: _Feeding, place: int) -> None:
         """A prompt has been evaluated."""
@@ -379,7 +392,7 @@ class Growth:
             self._schedule.asked(job)
         for trunk in self._schedule.unneeded:
             sequence = self._kept.pop(trunk)
-            self._model.keep(sequence, 0)
+            self._model.forget(sequence)
             self._free.append(sequence)
         self._schedule.unneeded.clear()
         asked.left -= 1

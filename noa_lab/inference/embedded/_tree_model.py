@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ _TOKEN = 4
 _NO_CELLS = 1
 """What `llama_decode` returns when the context has no room for the batch."""
 
-_CROWDED = 0.75
-"""Share of the cells from which on they had better be tidied up."""
+_PARKED = 0.5
+"""Share of the cells that what is parked would take at most, if it were there."""
+
+State = ctypes.Array[ctypes.c_uint8]
 
 
 class OutOfCells(Exception):
@@ -55,6 +57,9 @@ class TreeModel(EmbeddedModel):
     sequence, the cells of a sequence must lie in the order of its tokens. A new token takes the first cell that is free, so that no cell
     is freed while anything grows: what sequences let go of is kept by one more of them, `_released`, until `tidy`.
 
+    Attention also goes through all cells that are taken, whoever they belong to: 5,000 that have nothing to do with a token make it a
+    third slower. So `tidy` leaves there only what is at work, and parks the rest in memory.
+
     Args:
         path: The GGUF file.
         context_size: Tokens that one sequence may have, prompt and answer together.
@@ -67,17 +72,19 @@ class TreeModel(EmbeddedModel):
     """
 
     def __init__(self, path: Path, context_size: int, threads: int, *, cells: int, sequences: int) -> None:
-        self._cells, self._sequences, self._released = cells, sequences, sequences
+        self._cells, self._sequences, self._released, self._moving = cells, sequences, sequences, sequences + 1
         self._taken = 0
         super().__init__(path, context_size, threads)
         self._held = [b""] * sequences
         """By sequence: the tokens that it holds, packed."""
+        self._parked: dict[int, State] = {}
+        """By sequence: what it holds, where that is not in the context."""
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
 
     def _new_context(self, threads: int) -> Any:
         params = self._lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences + 1
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = self._cells, BATCH, BATCH, self._sequences + 2
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         context = self._lib.llama_init_from_model(self._model, params)
@@ -126,66 +133,110 @@ class TreeModel(EmbeddedModel):
         best = max(range(self._sequences), key=shared.__getitem__)
         return best, shared[best]
 
-    def keep(self, sequence: int, length: int) -> None:
-        """Keep only the first tokens of a sequence."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make a sequence share the first tokens of another one; what it had is let go of."""
+        if source in self._parked:
+            held, self._held[source] = self._held[source], b""
+            self._append(source, held, self._parked.pop(source))
+        if source == target:
+            self._cut(target, length)
+            return
+        self.forget(target)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        self._held[target] = self._held[source][: length * _TOKEN]
+
+    def forget(self, sequence: int) -> None:
+        """Let go of what a sequence holds."""
+        if self._parked.pop(sequence, None) is None:
+            self._cut(sequence, 0)
+        self._held[sequence] = b""
+
+    def _cut(self, sequence: int, length: int) -> None:
+        """Keep only the first tokens of a sequence, which is in the context."""
         if len(self._held[sequence]) > length * _TOKEN:
             self._lib.llama_memory_seq_cp(self._memory, sequence, self._released, length, -1)
             self._lib.llama_memory_seq_rm(self._memory, sequence, length, -1)
             self._held[sequence] = self._held[sequence][: length * _TOKEN]
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Make a sequence share the first tokens of another one; what it had is let go of."""
-        if source == target:
-            self.keep(target, length)
-            return
-        self.keep(target, 0)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
-        self._held[target] = self._held[source][: length * _TOKEN]
+    @property
+    def taken(self) -> int:
+        """Cells that have been taken since the last `tidy`."""
+        return self._taken
 
     @property
     def crowded(self) -> bool:
-        """Whether so many cells have been taken that nothing new should begin before `tidy`."""
-        return self._taken > _CROWDED * self._cells
+        """Whether so many cells are taken that nothing new should begin before `tidy`."""
+        return self._cells - self._taken < self.context_size
 
-    def tidy(self, sequences: Sequence[int], *, at_any_cost: bool) -> None:
-        """Move what these sequences hold together, and let go of all else. What they shared, each has by itself then.
+    def room(self, sequences: Collection[int]) -> int:
+        """Cells that these sequences need: what they share is counted once."""
+        return sum(len(self._held[sequence]) // _TOKEN - shared for sequence, shared in self._shared(sequences))
+
+    def _shared(self, sequences: Collection[int]) -> Iterator[tuple[int, int]]:
+        """These sequences, sorted by what they hold, each with the tokens that it shares with the one before it."""
+        before = b""
+        for sequence in sorted(sequences, key=self._held.__getitem__):
+            yield sequence, common(before, self._held[sequence])
+            before = self._held[sequence]
+
+    def tidy(self, working: Collection[int], kept: Iterable[int]) -> None:
+        """Move what is at work together, in the order of its tokens, park what else is to be kept, and let go of the rest.
 
         Args:
-            sequences: Those that are needed.
-            at_any_cost: Whether to forget some of them too, when they would take more than half of the room: else nothing is done then.
+            working: Sequences to stay in the context; none of them is parked.
+            kept: Sequences to be there when they are needed again. Those for which there is no room are forgotten.
 
         Raises:
             RuntimeError: When llama.cpp fails.
         """
-        most = self._cells // 2
-        if not at_any_cost and sum(len(self._held[sequence]) for sequence in sequences) // _TOKEN > most:
-            return
-        kept = [(each, self._held[each], self._state(each)) for each in sequences if self._held[each]]
+        staying = {*working}
+        parked: dict[int, tuple[bytes, State]] = {}
+        room = int(_PARKED * self._cells)
+        for sequence in kept:
+            held = self._held[sequence]
+            if sequence not in self._parked and any(self._held[each].startswith(held) for each in working):
+                staying.add(sequence)
+            elif 0 < len(held) // _TOKEN <= room:
+                room -= len(held) // _TOKEN
+                parked[sequence] = held, self._parked.get(sequence) or self._state(sequence, 0)
+        moved = [(each, shared, self._held[each], self._state(each, shared)) for each, shared in self._shared(staying)]
         self.clear()
-        for sequence, held, state in kept:
-            tokens = len(held) // _TOKEN
-            if self._taken + tokens <= most:
-                if not self._lib.llama_state_seq_set_data(self._context, state, len(state), sequence):
-                    raise RuntimeError("llama_state_seq_set_data failed")
-                self._held[sequence] = held
-                self._taken += tokens
+        for sequence, (held, state) in parked.items():
+            self._held[sequence], self._parked[sequence] = held, state
+        before = self._moving
+        for sequence, shared, held, state in moved:
+            if shared:
+                self.copy(before, sequence, shared)
+            self._append(sequence, held, state)
+            before = sequence
 
-    def _state(self, sequence: int) -> ctypes.Array[ctypes.c_uint8]:
-        size = int(self._lib.llama_state_seq_get_size(self._context, sequence))
+    def _state(self, sequence: int, start: int) -> State:
+        """What a sequence holds from a position on."""
+        self._lib.llama_memory_seq_cp(self._memory, sequence, self._moving, start, -1)
+        size = int(self._lib.llama_state_seq_get_size(self._context, self._moving))
         state = (ctypes.c_uint8 * size)()
-        if int(self._lib.llama_state_seq_get_data(self._context, state, size, sequence)) != size:
+        if int(self._lib.llama_state_seq_get_data(self._context, state, size, self._moving)) != size:
             raise RuntimeError("llama_state_seq_get_data failed")
+        self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
         return state
 
-    def make_room(self) -> None:
-        """Free the cells that nothing needs, wherever they lie."""
-        self._lib.llama_memory_seq_rm(self._memory, self._released, -1, -1)
+    def _append(self, sequence: int, held: bytes, state: State) -> None:
+        """Let a sequence hold all of this, by the state of what it does not hold yet."""
+        start = len(self._held[sequence])
+        if start < len(held):
+            if not self._lib.llama_state_seq_set_data(self._context, state, len(state), self._moving):
+                raise RuntimeError("llama_state_seq_set_data failed")
+            self._lib.llama_memory_seq_cp(self._memory, self._moving, sequence, start // _TOKEN, -1)
+            self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
+            self._held[sequence] = held
+            self._taken += (len(held) - start) // _TOKEN
 
     def clear(self) -> None:
         """Forget everything."""
         self._lib.llama_memory_clear(self._memory, True)
         self._in_context.clear()
         self._held = [b""] * self._sequences
+        self._parked.clear()
         self._taken = 0
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pytest
 
 from noa_lab.inference.batch import Prefixes, packed
+from noa_lab.inference.batch._prefixes import unpacked
 from noa_lab.inference.embedded._growth import Growth
 from noa_lab.inference.embedded._sampler import GrammarInvalid
 from noa_lab.inference.embedded._tree_model import BATCH, Fed, OutOfCells, TreeModel
@@ -20,19 +21,23 @@ class Cells:
 
     def __init__(self, count: int) -> None:
         self.cells: list[tuple[int, set[int]]] = [(0, set())] * count
-        self.head = 0
+        self.head = self.refusals = 0
 
     def take(self, fed: Sequence[Fed]) -> None:
         tokens = [(part.start + offset, part.sequence) for part in fed for offset in range(len(part.tokens))]
-        used = sum(bool(owners) for _, owners in self.cells)
-        if used + len(tokens) > len(self.cells):
+        if self.used + len(tokens) > len(self.cells):
+            self.refusals += 1
             raise OutOfCells
-        self.head = 0 if self.head > used + 2 * len(tokens) else self.head
+        self.head = 0 if self.head > self.used + 2 * len(tokens) else self.head
         for position, sequence in tokens:
             while self.cells[self.head % len(self.cells)][1]:
                 self.head += 1
             self.head %= len(self.cells)
             self.cells[self.head] = position, {sequence}
+
+    @property
+    def used(self) -> int:
+        return sum(bool(owners) for _, owners in self.cells)
 
     def positions(self, sequence: int) -> list[int]:
         return [position for position, owners in self.cells if sequence in owners]
@@ -54,8 +59,16 @@ class Cells:
     def llama_memory_clear(self, memory, data: bool) -> None:
         self.cells, self.head = [(0, set())] * len(self.cells), 0
 
-    def llama_state_seq_set_data(self, context, state: list[int], size: int, sequence: int) -> int:
-        for position in state:
+    def llama_state_seq_get_size(self, context, sequence: int) -> int:
+        return 4 * len(self.positions(sequence))
+
+    def llama_state_seq_get_data(self, context, state, size: int, sequence: int) -> int:
+        state[:] = packed(self.positions(sequence))
+        return size
+
+    def llama_state_seq_set_data(self, context, state, size: int, sequence: int) -> int:
+        self.llama_memory_seq_rm(None, sequence, -1, -1)
+        for position in unpacked(bytes(state)):
             self.take([Fed(sequence, position, (0,), wanted=False)])
         return size
 
@@ -64,27 +77,27 @@ class Counting(TreeModel):
     """Holds tokens as the real one does, and answers with the number of tokens that came before: what is wrong shows in the text."""
 
     def __init__(self, cells: int = 5_000) -> None:
-        self.context_size, self._sequences, self._cells, self._released = 400, LANES + STORES, cells, LANES + STORES
+        self.context_size, self._sequences, self._cells = 400, LANES + STORES, cells
+        self._released, self._moving, self._parked = self._sequences, self._sequences + 1, {}
         self._lib, self._memory, self._context, self._in_context = Cells(cells), None, None, []
         self.rows: list[list[int]] = []
         self.steps: list[list[int]] = []
-        self.refusals = self.moves = 0
+        self.most = self.moves = 0
         self.clear()
 
     def copy(self, source: int, target: int, length: int) -> None:
         assert len(self._held[source]) >= length * 4, "more is copied than there is"
         super().copy(source, target, length)
 
-    def tidy(self, sequences: Sequence[int], *, at_any_cost: bool) -> None:
-        super().tidy(sequences, at_any_cost=at_any_cost)
-        self.moves += not self.crowded
+    @property
+    def refusals(self) -> int:
+        return self._lib.refusals
 
-    def _state(self, sequence: int):
-        return self._lib.positions(sequence)
-
-    def make_room(self) -> None:
-        super().make_room()
-        self.refusals += 1
+    def tidy(self, working: Collection[int], kept: Iterable[int]) -> None:
+        before = self._taken
+        super().tidy(working, kept)
+        assert self._taken == self.room(working) <= before
+        self.moves += 1
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:
         assert sum(len(part.tokens) for part in fed) <= BATCH
@@ -94,9 +107,8 @@ class Counting(TreeModel):
         for part in fed:
             self._held[part.sequence] += packed(part.tokens)
             places = self._lib.positions(part.sequence)
-            assert self.refusals or places == list(range(part.start + len(part.tokens))), (
-                "not in the order of its tokens"
-            )
+            assert places == list(range(part.start + len(part.tokens))), "not in the order of its tokens"
+        self.most = max(self.most, self._lib.used)
         self._taken += sum(len(part.tokens) for part in fed)
         self.rows = [list(part.tokens) for part in fed]
         self.steps.append([len(part.tokens) for part in fed])
@@ -173,27 +185,40 @@ def test_every_answer_is_right_and_hardly_anything_is_evaluated_twice(seed):
     assert widest >= LANES
 
 
-def crowd(seed: int, cells: int) -> Counting:
-    """Many trunks and longer answers in a small context; every answer must be right."""
+def crowd(seed: int, cells: int) -> tuple[Counting, float]:
+    """Many trunks and longer answers, one of each trunk early; every answer must be right. Returns the tokens evaluated over the fewest."""
     rng, model = random.Random(seed), Counting(cells)
-    trunks = [[rng.randrange(50) for _ in range(200)] for _ in range(10)]
+    trunks = [[rng.randrange(50) for _ in range(200)] for _ in range(STORES)]
     prompts = [[*trunk, *(leaf,) * rng.randrange(1, 40)] for trunk in trunks for leaf in range(3)]
-    found, _, _ = grow([wish(prompt, length=20) for prompt in prompts], model, early=range(0, 30, 3))
+    found, evaluated, _ = grow([wish(prompt, length=20) for prompt in prompts], model, early=range(0, len(prompts), 3))
     assert found == {number: ["".join(f"{len(each) + at} " for at in range(20))] for number, each in enumerate(prompts)}
-    return model
+    return model, evaluated / Prefixes([packed(prompt) for prompt in prompts]).minimum
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_context_holds_little_more_than_what_is_at_work_and_nothing_is_evaluated_twice(seed):
+    model, over = crowd(seed, cells=2_500)
+    # Four prompts of 240 tokens at most with answers of 20, two of them with trunks of their own, and what is loose.
+    assert model.most <= 4 * 260 + 2 * 200 + 256
+    assert over <= 1.02
+    assert not model.refusals
 
 
 @pytest.mark.parametrize("cells", [600, 245])
 @pytest.mark.parametrize("seed", range(6))
 def test_where_room_is_short_it_is_tidied_up_and_tokens_stay_in_their_order(seed, cells):
-    model = crowd(seed, cells=LANES * cells)
+    model, _ = crowd(seed, cells=LANES * cells)
     assert model.moves
     assert not model.refusals
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_without_room_what_nothing_grows_on_is_forgotten(seed):
-    model = crowd(seed, cells=LANES * 190)
+def test_where_there_is_no_room_some_is_made():
+    model = Counting(cells=LANES * 110)
+    model.context_size, rng = 100, random.Random(1)
+    prompts = [[rng.randrange(10_000) for _ in range(30)] for _ in range(40)]
+    lengths = [rng.randrange(1, 70) for _ in prompts]
+    found, _, _ = grow([wish(prompt, length=length) for prompt, length in zip(prompts, lengths, strict=True)], model)
+    assert found == {number: ["".join(f"{30 + at} " for at in range(each))] for number, each in enumerate(lengths)}
     assert model.refusals
 
 
