@@ -103,8 +103,8 @@ class Trees:
 
         wanted = max(1, wish.slots or 1)
         for lanes in (wanted, *(fewer for fewer in (4, 2, 1) if fewer < wanted)):
-            # The context has room for one more than grow: a beginning that is prepared meanwhile.
-            sizes = MemorySettings(context_size=_size(model, wish), slots=lanes + 1)
+            # The context has room for one more than grow: a beginning that is prepared meanwhile. Others wait beside it, half as much.
+            sizes = MemorySettings(context_size=_size(model, wish), slots=lanes + 1 + (lanes + 1) // 2)
             if memory.fit_of_file(model, self._home, sizes, quick=True).verdict != "does not fit":
                 return lanes
         return 0

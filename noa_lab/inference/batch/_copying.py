@@ -29,7 +29,9 @@ class _Trunk:
 def _kin(prefixes: Prefixes, trunks: Sequence[Trunk], prompt: int) -> int:
     """Place of the first prompt that begins like this one, and not only as all of them do."""
     place = prefixes.order.index(prompt)
-    around = (trunk.first for trunk in trunks if trunk.first <= place <= trunk.last and trunk.prompts < len(prefixes.order))
+    around = (
+        trunk.first for trunk in trunks if trunk.first <= place <= trunk.last and trunk.prompts < len(prefixes.order)
+    )
     return next(around, place)
 
 

@@ -33,7 +33,7 @@ _WORTH_WAITING = 4
 
 
 _LOOSE = 256
-"""Fewest cells that are worth being freed: llama.cpp's attention goes through the taken ones in steps of as many, needed or not."""
+"""Fewest cells that are worth being freed: llama.cpp's attention goes over the context in steps of as many."""
 
 _TILE = 64
 """Tokens in a batch from which llama.cpp's attention on a CPU goes over the context in tiles: each of them costs less, and sums are added

@@ -136,8 +136,10 @@ class TreeModel(EmbeddedModel):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make a sequence share the first tokens of another one; what it had is let go of."""
         if source in self._parked:
-            held, self._held[source] = self._held[source], b""
-            self._append(source, held, self._parked.pop(source))
+            self._put(self._parked.pop(source))
+            self._lib.llama_memory_seq_cp(self._memory, self._moving, source, 0, -1)
+            self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
+            self._taken += len(self._held[source]) // _TOKEN
         if source == target:
             self._cut(target, length)
             return
@@ -189,26 +191,57 @@ class TreeModel(EmbeddedModel):
         Raises:
             RuntimeError: When llama.cpp fails.
         """
-        staying = {*working}
-        parked: dict[int, tuple[bytes, State]] = {}
-        room = int(_PARKED * self._cells)
+        staying = self._park(working, kept)
+        for sequence in range(self._sequences):
+            if sequence not in staying and sequence not in self._parked:
+                self.forget(sequence)
+        self._lib.llama_memory_seq_rm(self._memory, self._released, -1, -1)
+        order = [*self._shared(staying)]
+        for place, (sequence, shared) in enumerate(order):
+            length = len(self._held[sequence]) // _TOKEN
+            owners, most = [(sequence, length)], length
+            for other, also in order[place + 1 :]:
+                most = min(most, also)
+                if most <= shared:
+                    break
+                owners.append((other, most))
+            if shared < length:
+                self._move(owners, shared)
+        self._taken = self.room(staying)
+
+    def _park(self, working: Collection[int], kept: Iterable[int]) -> set[int]:
+        """Park what is to be kept, but for what those at work hold anyway; returns what stays in the context."""
+        staying, room = {*working}, int(_PARKED * self._cells)
         for sequence in kept:
             held = self._held[sequence]
             if sequence not in self._parked and any(self._held[each].startswith(held) for each in working):
                 staying.add(sequence)
-            elif 0 < len(held) // _TOKEN <= room:
-                room -= len(held) // _TOKEN
-                parked[sequence] = held, self._parked.get(sequence) or self._state(sequence, 0)
-        moved = [(each, shared, self._held[each], self._state(each, shared)) for each, shared in self._shared(staying)]
-        self.clear()
-        for sequence, (held, state) in parked.items():
-            self._held[sequence], self._parked[sequence] = held, state
-        before = self._moving
-        for sequence, shared, held, state in moved:
-            if shared:
-                self.copy(before, sequence, shared)
-            self._append(sequence, held, state)
-            before = sequence
+                continue
+            room -= len(held) // _TOKEN
+            if room < 0:
+                self.forget(sequence)
+            elif held and sequence not in self._parked:
+                self._parked[sequence] = self._state(sequence, 0)
+                self._cut(sequence, 0)
+                self._held[sequence] = held
+        return staying
+
+    def _move(self, owners: Sequence[tuple[int, int]], start: int) -> None:
+        """Move what the first of these sequences holds from a position on to the first cells that are free.
+
+        Cells in front of it are free, or hold what has been moved: so it comes to lie behind what it continues.
+
+        Args:
+            owners: Sequences, and the length up to which each holds the same.
+            start: The position.
+        """
+        state = self._state(owners[0][0], start)
+        for sequence, length in owners:
+            self._lib.llama_memory_seq_rm(self._memory, sequence, start, length)
+        self._put(state)
+        for sequence, length in owners:
+            self._lib.llama_memory_seq_cp(self._memory, self._moving, sequence, start, length)
+        self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
 
     def _state(self, sequence: int, start: int) -> State:
         """What a sequence holds from a position on."""
@@ -220,16 +253,10 @@ class TreeModel(EmbeddedModel):
         self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
         return state
 
-    def _append(self, sequence: int, held: bytes, state: State) -> None:
-        """Let a sequence hold all of this, by the state of what it does not hold yet."""
-        start = len(self._held[sequence])
-        if start < len(held):
-            if not self._lib.llama_state_seq_set_data(self._context, state, len(state), self._moving):
-                raise RuntimeError("llama_state_seq_set_data failed")
-            self._lib.llama_memory_seq_cp(self._memory, self._moving, sequence, start // _TOKEN, -1)
-            self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
-            self._held[sequence] = held
-            self._taken += (len(held) - start) // _TOKEN
+    def _put(self, state: State) -> None:
+        """Let `_moving` hold this."""
+        if not self._lib.llama_state_seq_set_data(self._context, state, len(state), self._moving):
+            raise RuntimeError("llama_state_seq_set_data failed")
 
     def clear(self) -> None:
         """Forget everything."""

@@ -48,10 +48,9 @@ class Cells:
                 owners.add(target)
 
     def llama_memory_seq_rm(self, memory, sequence: int, start: int, end: int) -> None:
-        assert end < 0
         freed = len(self.cells)
         for at, (position, owners) in enumerate(self.cells):
-            if sequence in owners and position >= start:
+            if sequence in owners and start <= position < (end if end >= 0 else 10**9):
                 owners.discard(sequence)
                 freed = min(freed, at) if not owners else freed
         self.head = min(self.head, freed)
@@ -96,7 +95,7 @@ class Counting(TreeModel):
     def tidy(self, working: Collection[int], kept: Iterable[int]) -> None:
         before = self._taken
         super().tidy(working, kept)
-        assert self._taken == self.room(working) <= before
+        assert self._taken == self._lib.used == self.room(working) <= before
         self.moves += 1
 
     def decode(self, fed: Sequence[Fed]) -> list[int]:

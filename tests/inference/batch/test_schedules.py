@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -198,6 +199,15 @@ def test_early_questions_are_asked_first_and_at_no_cost():
         assert early == next(question for question in asked if question % 3 == early)
     assert set(asked[:12]) >= set(first_of_each)
     assert server.evaluated <= 1.02 * Prefixes(prompts).minimum
+
+
+@pytest.mark.parametrize("early", range(4))
+def test_an_early_question_is_followed_by_those_that_begin_like_it(early):
+    """Not only as all of them do."""
+    prompts = [packed([5] * 20) + prompt for prompt in family(4, 6, 100, 10)]
+    server = play(CopyingSchedule(1), [(prompts, [1] * len(prompts), [early])], 1, random.Random(4))
+    assert {question % 4 for question, _ in server.asked[:6]} == {early}
+    assert server.asked[0][0] == early
 
 
 def test_a_trunk_that_could_not_be_saved_is_evaluated_by_each_lane():
