@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -103,8 +104,10 @@ class Trees:
 
         wanted = max(1, wish.slots or 1)
         for lanes in (wanted, *(fewer for fewer in (4, 2, 1) if fewer < wanted)):
-            # The context has room for one more than grow: a beginning that is prepared meanwhile. Others wait beside it, half as much.
-            sizes = MemorySettings(context_size=_size(model, wish), slots=lanes + 1 + (lanes + 1) // 2)
+            # The context has room for one more than grow: a beginning that is prepared meanwhile. What waits beside the context takes
+            # half as much, and what is moved in it as much as one.
+            grown = lanes + 1
+            sizes = MemorySettings(context_size=_size(model, wish), slots=grown + math.ceil(grown / 2) + 1)
             if memory.fit_of_file(model, self._home, sizes, quick=True).verdict != "does not fit":
                 return lanes
         return 0

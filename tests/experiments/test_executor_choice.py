@@ -146,7 +146,7 @@ def test_without_llama_cpp_in_the_bindings_there_is_no_tree(home, runtime, model
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("room", "lanes"), [(13, 8), (12, 4), (7, 4), (6, 2), (4, 2), (3, 1), (2, 0)])
+@pytest.mark.parametrize(("room", "lanes"), [(15, 8), (14, 4), (9, 4), (8, 2), (6, 2), (5, 1), (4, 1), (3, 0)])
 def test_as_many_answers_grow_as_there_is_memory_for(home, runtime, model, monkeypatch, room, lanes):
     def fit(model, home, settings, *, quick):
         assert quick

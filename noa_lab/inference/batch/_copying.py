@@ -27,12 +27,9 @@ class _Trunk:
 
 
 def _kin(prefixes: Prefixes, trunks: Sequence[Trunk], prompt: int) -> int:
-    """Place of the first prompt that begins like this one, and not only as all of them do."""
-    place = prefixes.order.index(prompt)
-    around = (
-        trunk.first for trunk in trunks if trunk.first <= place <= trunk.last and trunk.prompts < len(prefixes.order)
-    )
-    return next(around, place)
+    """Place of the first prompt that begins like this one, and not as most of them do."""
+    place, few = prefixes.order.index(prompt), len(prefixes.order) // 2
+    return next((trunk.first for trunk in trunks if trunk.first <= place <= trunk.last and trunk.prompts <= few), place)
 
 
 class CopyingSchedule(Schedule):
@@ -170,7 +167,7 @@ class CopyingSchedule(Schedule):
 
     @property
     def spared(self) -> set[int]:
-        """Lanes that hold a prompt of which more is left to ask for: in another one it would have to be evaluated again."""
+        """Lanes with a prompt of which more is left to ask for: in another one it would have to be evaluated again."""
         return {number for number, rest in self._rest.items() if rest}
 
     def _first_missing(self, trunk: _Trunk | None) -> _Trunk | None:

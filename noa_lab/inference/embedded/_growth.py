@@ -1,7 +1,7 @@
 """Many answers growing side by side in one context: the work of the child process of a `TreeEngine`.
 
-The schedule is that of lanes on a server which can copy slots, with sequences for slots: saving and restoring a trunk is a
-`llama_memory_seq_cp`, which takes no time and no memory, and further answers to one prompt begin with the logits of its one evaluation.
+The schedule is that of lanes on a server which can copy slots, with sequences for slots: saving a trunk is a `llama_memory_seq_cp`, which
+takes no time and no memory, and further answers to one prompt begin with the logits of its one evaluation.
 Each step decodes one batch: a token for every answer that grows, and as many prompt tokens as there is room for.
 """
 
@@ -124,7 +124,7 @@ class Growth:
         self._answers: list[_Answer] = []
         self._kept: dict[int, int] = {}
         """By trunk: the sequence that keeps it."""
-        self._free = list(self._keeping)
+        self._free = list(reversed(self._keeping))
         self._evaluated = 0
         """Prompt tokens evaluated that the parent has not been told of."""
         self._model.clear()
@@ -145,6 +145,9 @@ class Growth:
             Asked(batch, index, what, packed(what["tokens"]), len(what["seeds"]))
             for index, what in enumerate(questions)
         ]
+        if not self._open:
+            # Single questions may have used the context meanwhile.
+            self._begin_anew()
         self._open[batch] = len(asked)
         numbers = self._schedule.add([each.prompt for each in asked], [each.left for each in asked], list(early))
         self._questions.update(zip(numbers, asked, strict=True))
@@ -206,14 +209,12 @@ class Growth:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Let go of what is not needed, as soon as so much of it has come together that moving the rest costs less than it does."""
-        working = self._working()
-        stuck = self._model.crowded and not working
-        if not stuck:
-            working |= self._schedule.spared
-        room = self._model.room(working)
-        if stuck or self._model.taken - room >= max(_LOOSE, room // 4):
-            self._model.tidy(working, self._keeping)
+        """Let go of what is not needed where more can begin then, or where so much has come together that moving the rest costs less."""
+        needed = self._working() | self._schedule.spared
+        room = self._model.room(needed)
+        more = self._model.crowded and not self._model.would_be_crowded(needed)
+        if more or self._model.taken - room >= max(_LOOSE, room // 4):
+            self._model.tidy(needed, self._keeping)
 
     def _working(self) -> set[int]:
         """The lanes that hold something that is needed."""

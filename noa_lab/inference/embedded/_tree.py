@@ -27,8 +27,8 @@ _LOOK_SECONDS = 0.1
 _TRUNKS_MORE = 4
 """Trunks that can be kept, more than there are lanes."""
 
-_MOST_LANES = (256 - 1 - _TRUNKS_MORE) // 2
-"""llama.cpp has 256 sequences in a context (`LLAMA_MAX_SEQ`): the lanes, the trunks and one for what has been released."""
+_MOST_LANES = (256 - 2 - _TRUNKS_MORE) // 2
+"""llama.cpp has 256 sequences in a context (`LLAMA_MAX_SEQ`): the lanes, the trunks, what has been released, and what is being moved."""
 
 _OF_THE_BATCH = frozenset(("id", "question", "answer", "evaluated"))
 """What comes with an answer and is not about it."""

@@ -26,6 +26,9 @@ _NO_CELLS = 1
 _PARKED = 0.5
 """Share of the cells that what is parked would take at most, if it were there."""
 
+_PUTTING_BACK = 16
+"""Tokens whose evaluation takes longer than putting back what is parked."""
+
 State = ctypes.Array[ctypes.c_uint8]
 
 
@@ -54,11 +57,11 @@ class TreeModel(EmbeddedModel):
     """One model, and one context that its sequences share (llama.cpp's unified KV cache).
 
     llama.cpp's attention adds up in half precision, cell by cell. For a sum to be that of a server with a slot of its own for every
-    sequence, the cells of a sequence must lie in the order of its tokens. A new token takes the first cell that is free, so that no cell
-    is freed while anything grows: what sequences let go of is kept by one more of them, `_released`, until `tidy`.
+    sequence, the cells of a sequence must lie in the order of its tokens. A new token takes the first cell that is free, so that none is
+    freed before `tidy`, which leaves no gaps: until then, one more sequence, `_released`, keeps what the others let go of.
 
-    Attention also goes through all cells that are taken, whoever they belong to: 5,000 that have nothing to do with a token make it a
-    third slower. So `tidy` leaves there only what is at work, and parks the rest in memory.
+    Attention also goes through all cells that are taken, whoever they belong to: a token of SmolLM2-135M took a third longer beside 5,000
+    that are not its own. So `tidy` leaves there only what is at work, and parks the rest in memory.
 
     Args:
         path: The GGUF file.
@@ -128,9 +131,12 @@ class TreeModel(EmbeddedModel):
     # Sequences
 
     def nearest(self, tokens: bytes) -> tuple[int, int]:
-        """The sequence that holds most of the beginning of these packed tokens, and how many of them it holds."""
+        """The sequence that holds most of the beginning of these packed tokens, and how many of them it holds.
+
+        One that is parked must hold clearly more than those in the context.
+        """
         shared = [common(held, tokens) for held in self._held]
-        best = max(range(self._sequences), key=shared.__getitem__)
+        best = max(range(self._sequences), key=lambda each: shared[each] - _PUTTING_BACK * (each in self._parked))
         return best, shared[best]
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -162,13 +168,20 @@ class TreeModel(EmbeddedModel):
 
     @property
     def taken(self) -> int:
-        """Cells that have been taken since the last `tidy`."""
+        """Cells that are taken, those that nothing needs any more included."""
         return self._taken
 
     @property
     def crowded(self) -> bool:
-        """Whether so many cells are taken that nothing new should begin before `tidy`."""
-        return self._cells - self._taken < self.context_size
+        """Whether so many cells are taken that another prompt and its answer may not fit."""
+        return self._short(self._taken)
+
+    def would_be_crowded(self, sequences: Collection[int]) -> bool:
+        """The same for the time after a `tidy` that leaves these sequences."""
+        return self._short(self.room(sequences))
+
+    def _short(self, taken: int) -> bool:
+        return self._cells - taken < self.context_size
 
     def room(self, sequences: Collection[int]) -> int:
         """Cells that these sequences need: what they share is counted once."""
@@ -196,7 +209,16 @@ class TreeModel(EmbeddedModel):
             if sequence not in staying and sequence not in self._parked:
                 self.forget(sequence)
         self._lib.llama_memory_seq_rm(self._memory, self._released, -1, -1)
-        order = [*self._shared(staying)]
+        before = self._size(staying)
+        self._move_all(staying)
+        if self._size(staying) < before:
+            # What had been evaluated twice is there once now, and left gaps.
+            self._move_all(staying)
+        self._taken = self.room(staying)
+
+    def _move_all(self, sequences: Collection[int]) -> None:
+        """Move all that these sequences hold to the first cells; where they begin with equal tokens, they share them from now on."""
+        order = [*self._shared(sequences)]
         for place, (sequence, shared) in enumerate(order):
             length = len(self._held[sequence]) // _TOKEN
             owners, most = [(sequence, length)], length
@@ -207,7 +229,14 @@ class TreeModel(EmbeddedModel):
                 owners.append((other, most))
             if shared < length:
                 self._move(owners, shared)
-        self._taken = self.room(staying)
+
+    def _size(self, sequences: Iterable[int]) -> int:
+        """Bytes of all cells of these sequences together."""
+        for sequence in sequences:
+            self._lib.llama_memory_seq_cp(self._memory, sequence, self._moving, 0, -1)
+        size = int(self._lib.llama_state_seq_get_size(self._context, self._moving))
+        self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
+        return size
 
     def _park(self, working: Collection[int], kept: Iterable[int]) -> set[int]:
         """Park what is to be kept, but for what those at work hold anyway; returns what stays in the context."""
@@ -217,10 +246,11 @@ class TreeModel(EmbeddedModel):
             if sequence not in self._parked and any(self._held[each].startswith(held) for each in working):
                 staying.add(sequence)
                 continue
-            room -= len(held) // _TOKEN
-            if room < 0:
+            if len(held) // _TOKEN > room:
                 self.forget(sequence)
-            elif held and sequence not in self._parked:
+                continue
+            room -= len(held) // _TOKEN
+            if held and sequence not in self._parked:
                 self._parked[sequence] = self._state(sequence, 0)
                 self._cut(sequence, 0)
                 self._held[sequence] = held
@@ -229,7 +259,8 @@ class TreeModel(EmbeddedModel):
     def _move(self, owners: Sequence[tuple[int, int]], start: int) -> None:
         """Move what the first of these sequences holds from a position on to the first cells that are free.
 
-        Cells in front of it are free, or hold what has been moved: so it comes to lie behind what it continues.
+        No token comes to lie behind the place where any of its owners had it, and none is free in front of what it continues: so the
+        order of tokens stays as it was.
 
         Args:
             owners: Sequences, and the length up to which each holds the same.
@@ -248,7 +279,7 @@ class TreeModel(EmbeddedModel):
         self._lib.llama_memory_seq_cp(self._memory, sequence, self._moving, start, -1)
         size = int(self._lib.llama_state_seq_get_size(self._context, self._moving))
         state = (ctypes.c_uint8 * size)()
-        if int(self._lib.llama_state_seq_get_data(self._context, state, size, self._moving)) != size:
+        if not size or int(self._lib.llama_state_seq_get_data(self._context, state, size, self._moving)) != size:
             raise RuntimeError("llama_state_seq_get_data failed")
         self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
         return state

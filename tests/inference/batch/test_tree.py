@@ -292,3 +292,11 @@ def test_a_tree_engine_answers_single_questions_as_an_embedded_one_does(tree, gg
         config = InferenceConfig(temperature=0.0, max_tokens=6)
         assert tree.generate("Once upon a time", config).text == embedded.generate("Once upon a time", config).text
     assert tree.capabilities.slots == 4
+
+
+def test_a_batch_after_a_single_question_begins_with_an_empty_context(tree):
+    wishes = [Wish(text) for text in prompts(3)]
+    before, _ = answer_all(tree, wishes)
+    tree.generate("Once upon a time", InferenceConfig(temperature=0.0, max_tokens=3))
+    after, _ = answer_all(tree, wishes)
+    assert {each.text for each in after.answers.values()} == {each.text for each in before.answers.values()}
