@@ -186,8 +186,10 @@ class Growth:
         """
         self._begin_more()
         parts = list(self._parts(BATCH, in_tiles=True))
-        if sum(count for _, count in parts) >= _TILE:
-            self._decode([], parts)
+        tokens = sum(count for _, count in parts)
+        if tokens >= _TILE:
+            if not self._more_soon(tokens):
+                self._decode([], parts)
             parts = []
         growing = list(self._answers)
         room = _TILE - 1 - len(growing) - sum(count for _, count in parts)
@@ -258,8 +260,11 @@ class Growth:
                 self._fed(feeding, place)
 
     def _more_soon(self, tokens: int) -> bool:
-        """Whether a step of so many tokens is better put off until answers end whose lanes bring more of them."""
-        if tokens >= _TILE or not self._schedule.waiting:
+        """Whether a step of so many tokens is better put off until answers end whose lanes bring more of them.
+
+        A tile that is not full costs as much as a full one.
+        """
+        if tokens >= 2 * _TILE or not self._schedule.waiting:
             return False
         return any(self._longest(answer.asked) - len(answer.tokens) <= _SOON for answer in self._answers)
 
