@@ -265,6 +265,15 @@ def test_prompts_wait_a_few_steps_to_be_evaluated_together():
     assert len(small) <= 1, "the early one is evaluated alone"
 
 
+def test_prompts_in_tiles_wait_for_those_of_the_other_lanes_where_answers_are_short():
+    trunk, model = list(range(100)), Counting()
+    prompts = [[*trunk, *(number,) * 40] for number in range(200, 232)]
+    lengths = [2, 2, *(4,) * 30]
+    grow([wish(prompt, length=length) for prompt, length in zip(prompts, lengths, strict=True)], model)
+    together = [len(step) for step in model.steps if max(step) > 1]
+    assert together.count(LANES) >= 7, together
+
+
 def test_a_broken_grammar_spoils_its_own_answers_alone():
     wishes = [wish([1, 2, 3], 3), wish([1, 2, 4], 3, grammar="broken"), wish([1, 2, 3], 2)]
     found, _, _ = grow(wishes)
