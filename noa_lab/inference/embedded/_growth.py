@@ -147,7 +147,7 @@ class Growth:
         ]
         if not self._open:
             # Single questions may have used the context meanwhile.
-            self._begin_anew()
+            self._model.clear()
         self._open[batch] = len(asked)
         numbers = self._schedule.add([each.prompt for each in asked], [each.left for each in asked], list(early))
         self._questions.update(zip(numbers, asked, strict=True))
@@ -214,7 +214,7 @@ class Growth:
         """Let go of what is not needed where more can begin then, or where so much has come together that moving the rest costs less."""
         needed = self._working() | self._schedule.spared
         room = self._model.room(needed)
-        more = self._model.crowded and not self._model.would_be_crowded(needed)
+        more = self._model.crowded and not self._model.would_be_crowded(room)
         if more or self._model.taken - room >= max(_LOOSE, room // 4):
             self._model.tidy(needed, self._keeping)
 

@@ -142,10 +142,9 @@ class TreeModel(EmbeddedModel):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make a sequence share the first tokens of another one; what it had is let go of."""
         if source in self._parked:
-            self._put(self._parked.pop(source))
-            self._lib.llama_memory_seq_cp(self._memory, self._moving, source, 0, -1)
-            self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
-            self._taken += len(self._held[source]) // _TOKEN
+            length_held = len(self._held[source]) // _TOKEN
+            self._put(self._parked.pop(source), [(source, length_held)], 0)
+            self._taken += length_held
         if source == target:
             self._cut(target, length)
             return
@@ -174,13 +173,10 @@ class TreeModel(EmbeddedModel):
     @property
     def crowded(self) -> bool:
         """Whether so many cells are taken that another prompt and its answer may not fit."""
-        return self._short(self._taken)
+        return self.would_be_crowded(self._taken)
 
-    def would_be_crowded(self, sequences: Collection[int]) -> bool:
-        """The same for the time after a `tidy` that leaves these sequences."""
-        return self._short(self.room(sequences))
-
-    def _short(self, taken: int) -> bool:
+    def would_be_crowded(self, taken: int) -> bool:
+        """The same where so many cells are taken."""
         return self._cells - taken < self.context_size
 
     def room(self, sequences: Collection[int]) -> int:
@@ -269,10 +265,7 @@ class TreeModel(EmbeddedModel):
         state = self._state(owners[0][0], start)
         for sequence, length in owners:
             self._lib.llama_memory_seq_rm(self._memory, sequence, start, length)
-        self._put(state)
-        for sequence, length in owners:
-            self._lib.llama_memory_seq_cp(self._memory, self._moving, sequence, start, length)
-        self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
+        self._put(state, owners, start)
 
     def _state(self, sequence: int, start: int) -> State:
         """What a sequence holds from a position on."""
@@ -284,10 +277,13 @@ class TreeModel(EmbeddedModel):
         self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
         return state
 
-    def _put(self, state: State) -> None:
-        """Let `_moving` hold this."""
+    def _put(self, state: State, owners: Sequence[tuple[int, int]], start: int) -> None:
+        """Put a state into the first cells that are free, for sequences that hold it from a position on up to a length each."""
         if not self._lib.llama_state_seq_set_data(self._context, state, len(state), self._moving):
             raise RuntimeError("llama_state_seq_set_data failed")
+        for sequence, length in owners:
+            self._lib.llama_memory_seq_cp(self._memory, self._moving, sequence, start, length)
+        self._lib.llama_memory_seq_rm(self._memory, self._moving, -1, -1)
 
     def clear(self) -> None:
         """Forget everything."""

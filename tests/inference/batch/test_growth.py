@@ -210,6 +210,7 @@ def test_where_room_is_short_it_is_tidied_up_and_tokens_stay_in_their_order(seed
     model, over = crowd(seed, cells=contexts * 260)
     assert model.moves
     assert over <= 1.1, "hardly anything is forgotten"
+    assert not model.refusals
 
 
 def test_answers_that_are_alike_share_their_cells_after_a_tidy_and_stay_in_order():
