@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from server_fakes import FakeLlama, Holder, noa_lab_processes, wait_until
+from server_fakes import FakeLlama, Holder, nothing_runs, wait_until
 
 from noa_lab import server
 from noa_lab.paths import Home
@@ -18,7 +18,7 @@ def bare_home(tmp_path: Path) -> Home:
     yield home
     server.stop_all(home)
     # One whose starter was killed may still be on its way to see that nobody holds it.
-    wait_until(lambda: not noa_lab_processes(tmp_path))
+    wait_until(lambda: nothing_runs(tmp_path))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,17 +24,25 @@ from noa_lab.server._record import ServerRecord, read_record, record_folder
 METADATA = ModelMetadata("llama", "Fake", 1, 8192, 1, 8, 1, 1, 32, "Q4_1", None, 1)
 
 
-def noa_lab_processes(under: Path | None = None) -> dict[int, str]:
-    """Watchers and llama-servers, ours or fake, that are alive now; with `under`, those that work in that folder or run from it."""
-    found = {}
-    for process in psutil.process_iter(["pid", "cmdline", "status", "cwd"]):
-        line = " ".join(process.info["cmdline"] or [])
-        place = f"{process.info['cwd']} {line}"
-        if process.info["status"] == psutil.STATUS_ZOMBIE or (under is not None and str(under) not in place):
-            continue
-        if "noa_lab.server._watch" in line or "llama-server" in line:
-            found[process.info["pid"]] = line
-    return found
+def command_lines(*parts: str) -> list[str]:
+    """The command lines of all processes that are alive and have one of these parts in theirs."""
+    return [line for _, line in _processes() if any(part in line for part in parts)]
+
+
+def nothing_runs(under: Path) -> bool:
+    """Whether no process works in this folder or names it, not even one between its fork and its exec.
+
+    One look can miss a process that forks and ends (as a watcher does when it detaches itself): its child came after the list of
+    processes was made, and itself it is gone before its turn. A second look sees the child.
+    """
+    return not any(str(under) in place + line for _ in range(2) for place, line in _processes())
+
+
+def _processes() -> Iterator[tuple[str, str]]:
+    """Working folder and command line of every process that is alive."""
+    for process in psutil.process_iter(["cmdline", "status", "cwd"]):
+        if process.info["status"] != psutil.STATUS_ZOMBIE:
+            yield process.info["cwd"] or "", " ".join(process.info["cmdline"] or [])
 
 
 class FakeLlama:

@@ -10,7 +10,7 @@ import time
 
 import psutil
 import pytest
-from server_fakes import gone_within, is_clean, noa_lab_processes, the_record, wait_until
+from server_fakes import gone_within, is_clean, nothing_runs, the_record, wait_until
 
 from noa_lab import server
 from noa_lab.errors import Cancelled, ServerNotReady
@@ -129,8 +129,7 @@ def test_sigkill_while_starting_leaves_nothing(holder, fake, bare_home, tmp_path
     one = holder()
     time.sleep(delay)  # the moment, whatever it then is that is under way
     one.kill()
-    # Its watcher may be so new that it has not even been loaded: it is seen by where it works.
-    wait_until(lambda: not noa_lab_processes(tmp_path))
+    wait_until(lambda: nothing_runs(tmp_path))
     assert server.servers(bare_home) == []
     assert is_clean(bare_home)
 

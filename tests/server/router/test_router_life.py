@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from server_fakes import noa_lab_processes, wait_until
+from server_fakes import command_lines, wait_until
 
 from noa_lab import server
 from noa_lab.errors import PortTaken, ServerError, ServerMissing, SetupError, UnknownModel
@@ -56,19 +56,14 @@ def port_of(router) -> int:
     return int(router.base_url.rsplit(":", 1)[1])
 
 
-def routers() -> dict[int, str]:
-    found = {}
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if process.info["status"] != psutil.STATUS_ZOMBIE and "-m noa_lab.server.router" in line:
-            found[process.info["pid"]] = line
-    return found
+def routers() -> list[str]:
+    return command_lines("-m noa_lab.server.router")
 
 
 def left(home) -> list[str]:
     """What is there of servers and routers."""
     records = [f"{record.name} {record.state} {record.reason}" for record in read_records(home)]
-    return records + [line for line in routers().values() if str(home.root) in line]
+    return records + [line for line in routers() if str(home.root) in line]
 
 
 def all_gone(home) -> bool:
@@ -80,7 +75,7 @@ def ends_in_time(home) -> None:
     wait_until(
         lambda: (
             not any(is_alive(record.process) for record in read_records(home))
-            and not any(str(home.root) in line for line in routers().values())
+            and not any(str(home.root) in line for line in routers())
         ),
         PROMISE,
     )
@@ -199,7 +194,9 @@ def test_no_secret_is_on_a_command_line_in_the_plan_or_readable_by_others(start,
         assert stat.S_IMODE((folder / "plan.json").stat().st_mode) == 0o600
         assert stat.S_IMODE((folder / "record.json").stat().st_mode) == 0o600
         assert key not in repr(router) + router._repr_html_() + repr(router.api_key)
-        assert not [line for line in {**routers(), **noa_lab_processes()}.values() if key in line]
+        assert not [
+            line for line in [*routers(), *command_lines("noa_lab.server._watch", "llama-server")] if key in line
+        ]
         models = {record.name: record.api_key for record in read_records(bare_home)}
         assert len(set(models.values())) == 2, "each model's server has a key of its own"
 
