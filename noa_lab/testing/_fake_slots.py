@@ -90,7 +90,8 @@ class FakeSlots:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
-        ready.wait(5)
+        if not ready.wait(60):
+            raise TimeoutError("The fake server did not start.")
 
     @property
     def base_url(self) -> str:

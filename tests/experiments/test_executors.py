@@ -276,7 +276,7 @@ def test_the_plan_says_how_fast_short_answers_were_both_ways(store):
         sampling=[{"temperature": 0.0, "max_tokens": 8}],
         models=["m"],
     )
-    (plan,) = run_to_end(store, made, Servers(seconds=0.02)).plan
+    (plan,) = run_to_end(store, made, Servers(seconds=0.1)).plan
     assert plan.paces is not None
     assert plan.paces[0] > plan.paces[1] > 0
     assert "8 answers side by side (a token, read or written, took " in str(plan)

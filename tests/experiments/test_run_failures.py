@@ -6,7 +6,7 @@ import itertools
 import time
 
 import pytest
-from comparison_rig import CONTAINS, Rig, grid, run_to_end
+from comparison_rig import CONTAINS, Held, Rig, grid, run_to_end, wait_for
 
 from noa_lab.errors import RequestRefused, ServerExited, StreamBroken, Unreachable
 from noa_lab.experiments import open_run, start
@@ -126,7 +126,10 @@ def test_a_full_disk_ends_the_run_by_name_and_resume_goes_on(store, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(_store_writer, "renew", renew)
-        run = start(grid(100), [CONTAINS], store=store, engine_for=Rig(delay=0.02))
+        held = Held(after=4)
+        run = start(grid(100), [CONTAINS], store=store, engine_for=Rig(held, delay=0.02))
+        wait_for(lambda: store.counts(run.run_id)["done"] > 0)
+        held.go.set()
         with pytest.raises(DiskFull):
             run.result(timeout=30)
     shown = run.progress()

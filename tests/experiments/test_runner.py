@@ -92,7 +92,8 @@ def test_models_are_opened_one_after_the_other(store):
 def test_listeners_hear_of_a_cell_when_it_can_be_read_from_the_store(store):
     seen: list[str] = []
     problems: list[object] = []
-    run = start(grid(20), [CONTAINS], store=store, engine_for=Rig(delay=0.002))
+    held = Held(after=1)
+    run = start(grid(20), [CONTAINS], store=store, engine_for=Rig(held, delay=0.002))
 
     def listener(progress):
         with Store(store.path) as other:
@@ -103,6 +104,7 @@ def test_listeners_hear_of_a_cell_when_it_can_be_read_from_the_store(store):
 
     run.subscribe(listener)
     run.subscribe(lambda progress: 1 / 0)
+    held.go.set()
     run.result(timeout=30)
     wait_for(lambda: "done" in seen)
     assert not problems
@@ -111,8 +113,10 @@ def test_listeners_hear_of_a_cell_when_it_can_be_read_from_the_store(store):
 
 def test_a_subscription_can_be_ended(store):
     seen: list[object] = []
-    run = start(grid(20), store=store, engine_for=Rig(delay=0.005))
+    held = Held(after=1)
+    run = start(grid(20), store=store, engine_for=Rig(held, delay=0.005))
     end = run.subscribe(seen.append)
+    held.go.set()
     wait_for(lambda: len(seen) > 0)
     end()
     count = len(seen)

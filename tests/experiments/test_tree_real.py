@@ -80,7 +80,7 @@ def test_auto_takes_a_tree_for_more_than_a_few_answers_and_says_why(lab):
 
 
 def test_a_killed_child_costs_nothing_but_its_unfinished_answers(lab):
-    run = lab.compare(documents(1, 12, tokens=10), executor="tree")
+    run = lab.compare(documents(1, 40, tokens=10), executor="tree")
     wait_for(lambda: run.progress().done >= 4, 120)
     (child,) = tree_children()
     os.kill(child.pid, signal.SIGKILL)
@@ -93,7 +93,7 @@ def test_a_killed_child_costs_nothing_but_its_unfinished_answers(lab):
 
 def test_a_killed_process_takes_its_child_along_and_another_does_the_rest(lab, tmp_path):
     file = tmp_path / "houses.yaml"
-    inputs = "".join(f"  - {{n: {number}}}\n" for number in range(12))
+    inputs = "".join(f"  - {{n: {number}}}\n" for number in range(40))
     text = " ".join(f"House {number} is {colour}." for number, colour in enumerate(COLOURS))
     file.write_text(
         f"name: houses\nprompts: {{a: '{text} Colour of {{{{ n }}}}?', b: '{text} House {{{{ n }}}}?'}}\ninputs:\n{inputs}"
@@ -111,24 +111,24 @@ def test_a_killed_process_takes_its_child_along_and_another_does_the_rest(lab, t
     wait_for(lambda: not child.is_running(), 20)
     (summary,) = lab.runs()
     kept = {row["cell_id"]: row["finished"] for row in lab.store.cells(summary.run_id) if row["status"] == "done"}
-    assert 3 <= len(kept) < 24
+    assert 3 <= len(kept) < 80
     run = lab.open_run(summary.run_id)
     run.resume()
     assert run.result(timeout=240).status == "done"
     after = {row["cell_id"]: row["finished"] for row in lab.store.cells(run.run_id)}
-    assert len(after) == 24
+    assert len(after) == 80
     assert kept.items() <= after.items()
     assert set(run.cells()["executor"]) == {"tree"}
 
 
 def test_a_paused_run_goes_on_as_it_began_and_a_cancelled_one_ends_its_child(lab):
-    run = lab.compare(documents(1, 12, tokens=10), executor="tree")
+    run = lab.compare(documents(1, 40, tokens=10), executor="tree")
     wait_for(lambda: run.progress().done >= 2, 120)
     run.pause()
     wait_for(lambda: run.status == "paused", 60)
     before = run.cells()
     finished = before[before["status"] == "done"]
-    assert 2 <= len(finished) < 24
+    assert 2 <= len(finished) < 80
     run.resume()
     wait_for(lambda: run.progress().done > len(finished), 120)
     run.cancel()
@@ -146,7 +146,7 @@ def test_repeats_share_the_evaluation_of_their_prompt(lab):
     grid = documents(1, 2, sampling=[{"temperature": 1.0, "max_tokens": 6}], repeats=6)
     run = lab.compare(grid, executor="tree").result(timeout=240)
     (plan,) = run.plan
-    assert plan.answers == 24
+    assert plan.answers == 80
     assert plan.evaluated <= 1.02 * plan.least_tokens
     frame = run.cells()
     assert frame.groupby(["prompt", "input_id"])["answer"].nunique().max() > 2

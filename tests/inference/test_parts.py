@@ -128,8 +128,10 @@ def test_hostile_and_broken_templates(source: str) -> None:
 
 
 def test_todays_date_is_given() -> None:
-    today = dt.datetime.now().astimezone()
-    assert render("{{ date_string }}, {{ datetime }}", ("user", "x")) == f"{today:%d %b %Y}, {today:%b %d %Y}"
+    days = [dt.datetime.now().astimezone()]
+    shown = render("{{ date_string }}, {{ datetime }}", ("user", "x"))
+    days.append(dt.datetime.now().astimezone())  # it may be midnight in between
+    assert shown in [f"{day:%d %b %Y}, {day:%b %d %Y}" for day in days]
 
 
 def test_what_is_said_is_trimmed_where_the_server_does() -> None:
@@ -192,7 +194,7 @@ def test_after_a_fork_both_sides_go_on() -> None:
 
     with FakeLlamaServer() as fake:
         done = subprocess.run(
-            [sys.executable, "-c", FORKING, fake.base_url], capture_output=True, text=True, timeout=20, check=False
+            [sys.executable, "-c", FORKING, fake.base_url], capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Hello", "there"] * 6
@@ -209,7 +211,7 @@ pieces = iter(stream); next(pieces)
 """
     with FakeLlamaServer([Script(pieces=["x"] * 300, pause=0.1)]) as fake:
         command = [sys.executable, "-W", "always::ResourceWarning", "-c", code, fake.base_url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -113,8 +113,8 @@ def test_sigkill_of_the_watcher_ends_the_server(serve, bare_home, monkeypatch, h
     gone_within(running.pid, PROMISE)
     wait_until(lambda: running.state == "crashed")
     assert "watcher" in running.status().reason
-    wait_until(lambda: server.servers(bare_home) == [])  # a killed process lets go of its connections before it is gone
-    assert is_clean(bare_home)
+    # A killed process lets go of its connections before it is gone.
+    wait_until(lambda: server.servers(bare_home) == [] and is_clean(bare_home))
 
 
 def test_sigterm_of_the_watcher_ends_the_server_in_order(serve, bare_home):

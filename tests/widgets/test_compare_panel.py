@@ -228,6 +228,7 @@ def test_a_big_run_sends_a_page_and_reads_only_what_changed(lab, opened):
 
 def test_a_run_view_follows_a_run_and_another_view_shows_the_same(lab, opened, monkeypatch):
     monkeypatch.setattr("noa_lab.widgets._run._RUNNING_SECONDS", 0.05)
+    monkeypatch.setattr("noa_lab.widgets._looker._REST", 0)
     run = lab.compare(
         noa_lab.Grid({"a": "x {{ text }}", "b": "{{ text }}"}, [{"text": "one"}, {"text": "two"}]), name="tone"
     )

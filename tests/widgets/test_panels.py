@@ -383,6 +383,7 @@ def test_the_key_is_nowhere_in_what_is_sent_or_saved(lab, opened):
 
 def test_a_panel_looks_again_only_while_somebody_sees_it(lab, opened, monkeypatch):
     monkeypatch.setattr("noa_lab.widgets._server._WATCH_SECONDS", 0.1)
+    monkeypatch.setattr("noa_lab.widgets._looker._REST", 0)
     panel = opened(ServerPanel(lab=lab))
     assert panel.settle()
     looks = []

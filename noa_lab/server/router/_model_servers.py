@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from noa_lab.events import CancelToken
 from noa_lab.paths import Home
-from noa_lab.server._identity import is_alive, mark_of
+from noa_lab.server._identity import is_alive, mark_of, owns_port
 from noa_lab.server._serve import serve
 from noa_lab.server._status import find
 from noa_lab.server.router._memory import measured_bytes
@@ -110,7 +111,8 @@ class ModelServers:
         """How a model's server is: "up", "gone", or "unsettled": it has died, or is being started again or stopped by its watcher."""
         server = self._held[name]
         state = server.state
-        if state == "ready" and mark_of(server.pid) is not None:
+        # One that was just killed is alive for a moment longer than its port.
+        if state == "ready" and owns_port(mark_of(server.pid), urlsplit(server.base_url).port or 0):
             return "up"
         return "unsettled" if state in ("ready", "starting", "draining") else "gone"
 

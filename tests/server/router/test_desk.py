@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -166,7 +167,22 @@ def test_a_server_that_its_watcher_restarts_is_waited_for(servers):
 
 def test_a_server_that_was_restarted_elsewhere_is_asked_there(tmp_path):
     """Where the system cannot hold a port (Windows), a restart may take another one."""
-    held = SimpleNamespace(base_url="http://127.0.0.1:1", api_key="key", state="ready", pid=os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as old, socket.create_server(("127.0.0.1", 0)) as new:
+        _see_the_move(tmp_path, *(f"http://127.0.0.1:{one.getsockname()[1]}" for one in (old, new)))
+
+
+def test_a_server_whose_port_is_closed_is_not_up(tmp_path):
+    """One that was killed lets go of its port before it is gone: a request that is sent to it again would be lost."""
+    servers = ModelServers(replace(make_plan(), home=str(tmp_path / "home")))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        servers._held["a"] = SimpleNamespace(base_url=address, api_key="key", state="ready", pid=os.getpid())
+        assert servers.state("a") == "up"
+    assert servers.state("a") == "unsettled"
+
+
+def _see_the_move(tmp_path, first: str, second: str) -> None:
+    held = SimpleNamespace(base_url=first, api_key="key", state="ready", pid=os.getpid())
     plan = replace(make_plan(), home=str(tmp_path / "home"))
     servers = ModelServers(plan)
     servers._held["a"], servers._numbers["a"] = held, 1
@@ -175,10 +191,10 @@ def test_a_server_that_was_restarted_elsewhere_is_asked_there(tmp_path):
         desk = Desk(plan, servers)
         desk._schedule.models["a"].state = "loaded"
         async with desk.place("a") as before:
-            held.base_url = "http://127.0.0.1:2"
+            held.base_url = second
             await asyncio.wait_for(desk.lost(before), 5)
         async with desk.place("a") as after:
-            assert (before.base_url, after.base_url) == ("http://127.0.0.1:1", "http://127.0.0.1:2")
+            assert (before.base_url, after.base_url) == (first, second)
 
     asyncio.run(main())
 

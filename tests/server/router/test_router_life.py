@@ -167,6 +167,7 @@ def test_its_log_tells_what_happened_and_holds_no_key(start, bare_home):
     with start() as router:
         complete(router)
         ask(router.base_url, "/completion", api_key="a wrong key", body={})
+        wait_until(lambda: any("loaded a in" in line for line in router.logs(50)))
         lines = "\n".join(router.logs(50))
         key = str(router.api_key)
     assert "listening on" in lines
