@@ -64,11 +64,11 @@ def test_kill_and_resume(noa_lab, comparison, after, home):
         server = psutil.Process(served.pid)
         process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
+        process.wait(10)
         psutil.wait_procs([server], timeout=10)
         gone = time.monotonic() - killed
         assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
         assert gone < 2
-        process.wait(10)
     finally:
         process.kill()
     run_id, before = done_cells(home)

@@ -194,7 +194,7 @@ def test_after_a_fork_both_sides_go_on() -> None:
 
     with FakeLlamaServer() as fake:
         done = subprocess.run(
-            [sys.executable, "-c", FORKING, fake.base_url], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", FORKING, fake.base_url], capture_output=True, text=True, timeout=20, check=False
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Hello", "there"] * 6
@@ -211,7 +211,7 @@ pieces = iter(stream); next(pieces)
 """
     with FakeLlamaServer([Script(pieces=["x"] * 300, pause=0.1)]) as fake:
         command = [sys.executable, "-W", "always::ResourceWarning", "-c", code, fake.base_url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=25, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -152,12 +152,14 @@ class Holder:
 
 def gone_within(pid: int, seconds: float) -> float:
     """How long the process took to end; fails after `seconds`."""
-    for waited in _looks(seconds):
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return waited
+                return time.perf_counter() - start
         except psutil.NoSuchProcess:
-            return waited
+            return time.perf_counter() - start
+        time.sleep(0.005)
     pytest.fail(f"process {pid} is still there after {seconds} s")
 
 
@@ -175,24 +177,13 @@ def _thread_states(pid: int) -> list[str]:
     return states
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition, seconds: float = 20.0) -> None:
     """Wait until `condition()` is true; fails after `seconds`, which is patience with a busy machine where no promise is meant."""
-    for _ in _looks(seconds):
-        if condition():
-            return
-    pytest.fail("it did not happen")
-
-
-def _looks(seconds: float) -> Iterator[float]:
-    """The time before each look, from 0 to `seconds`; while this process stands still, nobody is late: that counts as a quarter of a second."""
-    waited, last = 0.0, time.perf_counter()
-    while True:
-        yield waited
-        if waited >= seconds:
-            return
+    deadline = time.perf_counter() + seconds
+    while not condition():
+        if time.perf_counter() > deadline:
+            pytest.fail("it did not happen")
         time.sleep(0.005)
-        now = time.perf_counter()
-        waited, last = min(seconds, waited + min(now - last, 0.25)), now
 
 
 def the_record(home: Home, name: str = "tiny") -> ServerRecord | None:

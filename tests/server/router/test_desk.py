@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,21 @@ from router_fakes import FakeServers, make_plan
 from noa_lab.server.router import _desk
 from noa_lab.server.router._desk import Desk, Refused
 from noa_lab.server.router._model_servers import ModelServers
+
+
+@contextmanager
+def listening() -> Iterator[str]:
+    """The address of a port that this process listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def holding(name: str, address: str, folder: Path) -> tuple[SimpleNamespace, ModelServers]:
+    """A server that is ready at an address, and the real `ModelServers` that hold it."""
+    held = SimpleNamespace(base_url=address, api_key="key", state="ready", pid=os.getpid())
+    servers = ModelServers(replace(make_plan(), home=str(folder / "home")))
+    servers._held[name], servers._numbers[name] = held, 1
+    return held, servers
 
 
 @pytest.fixture
@@ -167,28 +184,10 @@ def test_a_server_that_its_watcher_restarts_is_waited_for(servers):
 
 def test_a_server_that_was_restarted_elsewhere_is_asked_there(tmp_path):
     """Where the system cannot hold a port (Windows), a restart may take another one."""
-    with socket.create_server(("127.0.0.1", 0)) as old, socket.create_server(("127.0.0.1", 0)) as new:
-        _see_the_move(tmp_path, *(f"http://127.0.0.1:{one.getsockname()[1]}" for one in (old, new)))
 
-
-def test_a_server_whose_port_is_closed_is_not_up(tmp_path):
-    """One that was killed lets go of its port before it is gone: a request that is sent to it again would be lost."""
-    servers = ModelServers(replace(make_plan(), home=str(tmp_path / "home")))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        servers._held["a"] = SimpleNamespace(base_url=address, api_key="key", state="ready", pid=os.getpid())
-        assert servers.state("a") == "up"
-    assert servers.state("a") == "unsettled"
-
-
-def _see_the_move(tmp_path, first: str, second: str) -> None:
-    held = SimpleNamespace(base_url=first, api_key="key", state="ready", pid=os.getpid())
-    plan = replace(make_plan(), home=str(tmp_path / "home"))
-    servers = ModelServers(plan)
-    servers._held["a"], servers._numbers["a"] = held, 1
-
-    async def main() -> None:
-        desk = Desk(plan, servers)
+    async def main(first: str, second: str) -> None:
+        held, servers = holding("a", first, tmp_path)
+        desk = Desk(make_plan(), servers)
         desk._schedule.models["a"].state = "loaded"
         async with desk.place("a") as before:
             held.base_url = second
@@ -196,7 +195,16 @@ def _see_the_move(tmp_path, first: str, second: str) -> None:
         async with desk.place("a") as after:
             assert (before.base_url, after.base_url) == (first, second)
 
-    asyncio.run(main())
+    with listening() as first, listening() as second:
+        asyncio.run(main(first, second))
+
+
+def test_a_server_whose_port_is_closed_is_not_up(tmp_path):
+    """One that was killed lets go of its port before it is gone: a request that is sent to it again would be lost."""
+    with listening() as address:
+        _, servers = holding("a", address, tmp_path)
+        assert servers.state("a") == "up"
+    assert servers.state("a") == "unsettled"
 
 
 def test_a_server_that_somebody_stopped_is_noticed_without_a_request(servers, monkeypatch):
